@@ -1,0 +1,51 @@
+"""Loads the compiled extensions once, and remembers why when it cannot. The only reader of the environment."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from types import ModuleType
+
+import torch
+
+
+@cache
+def _load(name: str) -> tuple[ModuleType | None, str | None]:
+    full = f"tts_kernels.{name}"
+    if importlib.util.find_spec(full) is None:
+        return None, f"{full} is not built (installed with TTS_BUILD_EXT=0)"
+    try:
+        return importlib.import_module(full), None
+    except ImportError as error:
+        return None, f"{full} does not load: {error}"
+
+
+def why_not_native() -> str | None:
+    """The reason why the compiled ops are absent, or None when they are registered."""
+    module, reason = _load("_C")
+    if module is not None:
+        _register_fakes()
+    return reason
+
+
+def host() -> ModuleType:
+    """The compiled page table, forest and planner. Raises RuntimeError with the reason when absent."""
+    module, reason = _load("_host")
+    if module is None:
+        raise RuntimeError(f"the KV forest needs the compiled host core: {reason}")
+    return module
+
+
+@cache
+def _register_fakes() -> None:
+    """All tensor ops write into buffers given by the caller, so under tracing there is nothing to compute."""
+    for op in native_ops():
+        torch.library.register_fake(f"tts_kernels::{op}", lambda *args: None)
+
+
+def native_ops() -> list[str]:
+    """Names of the tensor ops that the compiled library registered."""
+    names = torch._C._dispatch_get_all_op_names()
+    ours = sorted({n.removeprefix("tts_kernels::").split(".")[0] for n in names if n.startswith("tts_kernels::")})
+    return [n for n in ours if not n.endswith("cpu_isa")]
