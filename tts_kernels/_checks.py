@@ -20,7 +20,8 @@ class Dims:
     def shape(self, tensor: Tensor, name: str, spec: str) -> None:
         """Check ``tensor`` against e.g. ``"P N Hq D"``; a number in the spec is a fixed size."""
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{self.op}: {name} must be a tensor [{', '.join(spec.split())}], got {type(tensor).__name__}")
+            wanted_shape, got = ", ".join(spec.split()), type(tensor).__name__
+            raise TypeError(f"{self.op}: {name} must be a tensor [{wanted_shape}], got {got}")
         letters = spec.split()
         wanted = [int(x) if x.isdigit() else self.sizes.get(x) for x in letters]
         fits = tensor.dim() == len(letters) and all(

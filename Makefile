@@ -1,0 +1,29 @@
+# make demo: everything from a bare machine to the table of searches. make test: the test suite. Needs Python and g++.
+PYTHON ?= python3.11
+VENV ?= .venv
+PIP := $(VENV)/bin/python -m pip
+SOURCES := $(shell find csrc setup.py pyproject.toml constraints.txt -type f)
+
+.PHONY: demo test lint bench sanitize clean
+
+# Torch first, at the pinned version: the extension is then built against it, without build isolation.
+$(VENV)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet --constraint constraints.txt torch numpy setuptools wheel pybind11
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(VENV)/bin/tts-kernels demo
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(VENV)/installed
+	$(PIP) install --quiet --constraint constraints.txt -e '.[dev]' --no-build-isolation
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+
+clean:
+	rm -rf $(VENV) build *.egg-info tts_kernels/*.so

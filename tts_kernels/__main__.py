@@ -1,0 +1,3 @@
+from tts_kernels.cli import main
+
+main()

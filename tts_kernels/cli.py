@@ -1,0 +1,168 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tts_kernels import assets
+from tts_kernels.decoder import Decoder
+from tts_kernels.problems import read_problems
+from tts_kernels.report import accuracy, backend_status, info_table, summary_row, summary_table
+from tts_kernels.scorers import load_scorer
+from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
+from tts_kernels.strategies import Strategy, make_strategy
+
+app = typer.Typer(help="Tree-search decoding of language models.", no_args_is_help=True, add_completion=False)
+console = Console()
+
+
+@app.callback()
+def _main() -> None:
+    pass
+
+
+def _load(model: str, scorer: str, separator: str, dtype: str, **options: Any) -> Decoder:
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    torch_dtype = getattr(torch, dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch_dtype)
+    except OSError as error:
+        raise ValueError(f"--model {model}: {error}") from error
+    aggregate = options.pop("aggregate")
+    scorer_options = {key: options[key] for key in ("backend", "kv_bytes", "page_size")}
+    if scorer != "logprob":
+        scorer_options["dtype"] = torch_dtype
+    loaded = load_scorer(scorer, aggregate=aggregate, **scorer_options)
+    return Decoder(policy, tokenizer, scorer=loaded, separator=separator, **options)
+
+
+def _with_chat(problems: list[Problem], tokenizer: Any) -> list[Problem]:
+    """Problems as the first user turn of a conversation, for tokenizers that have a chat template."""
+    if not getattr(tokenizer, "chat_template", None):
+        return problems
+
+    def ids(problem: Problem) -> list[int]:
+        turn = [{"role": "user", "content": problem.prompt}]
+        return tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+
+    return [replace(problem, prompt=ids(problem)) for problem in problems]
+
+
+def _run(
+    decoder: Decoder, problems: list[Problem], strategy: Strategy, sampling: Sampling, select: str, out: Any = None
+) -> tuple[list[SearchResult], RunStats]:
+    """Search with a progress bar; every result goes to ``out`` as soon as it is there."""
+    stats, results = RunStats(), []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+        task = progress.add_task(strategy.name, total=len(problems), note="")
+        for result in decoder.search(problems, strategy, sampling, select=select, stats=stats):  # type: ignore[arg-type]
+            results.append(result)
+            if out is not None:
+                out.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+                out.flush()
+            share = accuracy(results)
+            progress.update(task, advance=1, note="" if share is None else f"{share:.1%} right")
+    return results, stats
+
+
+@app.command()
+def search(
+    problems: Annotated[Path, typer.Option(help="JSON Lines, one problem a line")] = assets.PROBLEMS,
+    out: Annotated[Path | None, typer.Option(help="results, JSON Lines, written as problems finish")] = None,
+    strategy: Annotated[str, typer.Option(help="greedy, best-of-n or beam")] = "beam",
+    budget: Annotated[int, typer.Option(help="complete solutions per problem")] = 16,
+    width: Annotated[int | None, typer.Option(help="beam: children per node")] = None,
+    max_depth: Annotated[int | None, typer.Option(help="beam: steps after which a path is cut")] = None,
+    select: Annotated[str, typer.Option(help="weighted, majority or best")] = "weighted",
+    model: Annotated[str, typer.Option(help="folder or name of a causal LM")] = str(assets.POLICY),
+    scorer: Annotated[str, typer.Option(help="prm:PATH or logprob")] = f"prm:{assets.PRM}",
+    aggregate: Annotated[str, typer.Option(help="step scores along a path: last, min, prod or mean")] = "last",
+    separator: Annotated[str | None, typer.Option(help="what ends a step")] = None,
+    chat: Annotated[bool, typer.Option(help="use the tokenizer's chat template where it has one")] = True,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    distinct: Annotated[bool, typer.Option(help="siblings start with different tokens")] = False,
+    max_step_tokens: int = 256,
+    max_tokens: int = 2048,
+    seed: int = 0,
+    limit: Annotated[int | None, typer.Option(help="only the first problems")] = None,
+    dtype: str = "float32",
+    backend: Annotated[str | None, typer.Option(help="reference, triton or native; else the best that runs")] = None,
+    kv_bytes: Annotated[int, typer.Option(help="memory for KV, of each model")] = 1 << 30,
+    page_size: int = 16,
+    max_rows: Annotated[int, typer.Option(help="rows alive at once, over all problems")] = 1024,
+) -> None:
+    """Search problems with one strategy and report accuracy and cost."""
+    if strategy == "greedy":
+        budget, temperature = 1, 0.0
+    chosen = make_strategy(strategy, budget, width, max_depth)
+    sampling = Sampling(temperature, top_k, top_p, min_p, distinct, max_step_tokens, max_tokens, seed)
+    todo = read_problems(problems, limit)
+    if separator is None:
+        separator = assets.SEPARATOR if model == str(assets.POLICY) else "\n\n"
+    options = {"aggregate": aggregate, "backend": backend, "kv_bytes": kv_bytes, "page_size": page_size}
+    if out is not None and out.exists():
+        raise ValueError(f"--out {out}: exists already; results are not overwritten")
+    decoder = _load(model, scorer, separator, dtype, max_rows=max_rows, **options)
+    todo = _with_chat(todo, decoder.tokenizer) if chat else todo
+    if out is None:
+        results, stats = _run(decoder, todo, chosen, sampling, select)
+    else:
+        with out.open("x", encoding="utf-8") as stream:
+            results, stats = _run(decoder, todo, chosen, sampling, select, stream)
+    console.print(summary_table({f"{strategy}, budget {budget}": summary_row(results, stats)}))
+    failed = sum(result.error is not None for result in results)
+    if failed:
+        console.print(f"[red]{failed} problems failed[/]: {next(r.error for r in results if r.error)}")
+
+
+@app.command()
+def demo(limit: Annotated[int, typer.Option(help="held-out problems")] = 300, seed: int = 0) -> None:
+    """Greedy, majority vote, best-of-N and beam search on the shipped arithmetic models, at the same budget."""
+    problems = read_problems(assets.PROBLEMS, limit)
+    options = {"aggregate": "last", "backend": None, "kv_bytes": 1 << 30, "page_size": 16}
+    decoder = _load(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
+    runs = [
+        ("greedy", make_strategy("greedy", 1), 0.0, "majority"),
+        ("majority of 16", make_strategy("best-of-n", 16), 0.8, "majority"),
+        ("best of 16, weighted", make_strategy("best-of-n", 16), 0.8, "weighted"),
+        ("beam 16, width 4", make_strategy("beam", 16, 4), 0.8, "weighted"),
+    ]
+    rows = {}
+    for name, strategy, temperature, select in runs:
+        results, stats = _run(decoder, problems, strategy, Sampling(temperature=temperature, seed=seed), select)
+        rows[name] = summary_row(results, stats)
+    console.print(summary_table(rows))
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+    """Which backend runs each op on each device, and why another does not."""
+    status = backend_status()
+    if as_json:
+        print(json.dumps({"torch": torch.__version__, "ops": status}))
+    else:
+        console.print(info_table(status))
+
+
+def main() -> None:
+    """Entry point: errors in what was asked for are one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
+        raise SystemExit(2) from error

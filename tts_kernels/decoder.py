@@ -1,0 +1,89 @@
+"""The decoder: a policy, a scorer and their pools, ready to search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from tts_kernels.backends import Backend
+from tts_kernels.hf import TreeModel
+from tts_kernels.run import Run
+from tts_kernels.scorers import LogProbScorer, Scorer
+from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
+from tts_kernels.selection import SELECTIONS, Selection
+from tts_kernels.separator import StepDetector
+from tts_kernels.strategies import Strategy
+
+
+class Decoder:
+    """Runs searches with a policy and a scorer over shared pages.
+
+    model: an unmodified causal LM of transformers. tokenizer: needed for prompts given as text and for answers;
+    without one, prompts are token ids and ``separator`` is a list of token ids. separator: what ends a step.
+    eos_ids: what ends a solution, by default the model's own. max_rows: problems join while their budgets sum to no
+    more. pool: sizes of the policy's pool (``num_pages`` or ``kv_bytes``, ``page_size``).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any = None,
+        *,
+        scorer: Scorer | None = None,
+        separator: str | Sequence[int] = "\n\n",
+        eos_ids: Iterable[int] | None = None,
+        max_rows: int = 1024,
+        backend: Backend | None = None,
+        **pool: Any,
+    ) -> None:
+        self.policy = TreeModel(model, backend=backend, **pool)
+        self.tokenizer = tokenizer
+        self.scorer: Scorer = scorer or LogProbScorer()
+        self.backend = backend
+        self.max_rows = max_rows
+        vocab_size = model.get_output_embeddings().weight.shape[0]
+        if isinstance(separator, str):
+            if tokenizer is None:
+                raise ValueError("Decoder: separator must be token ids when there is no tokenizer, got text")
+            self.detector = StepDetector.from_tokenizer(tokenizer, separator, vocab_size)
+        else:
+            self.detector = StepDetector.from_ids(separator, vocab_size)
+        self.eos_ids = frozenset(_default_eos(model) if eos_ids is None else eos_ids)
+        self._check_vocab()
+
+    def _check_vocab(self) -> None:
+        """Token ids go from policy to reward model unchanged, so both must mean the same by them."""
+        theirs = getattr(self.scorer, "vocab", None)
+        if theirs is not None and self.tokenizer is not None and theirs != self.tokenizer.get_vocab():
+            raise ValueError("Decoder: scorer must share the policy's tokenizer, got another vocabulary")
+
+    def search(
+        self,
+        problems: Iterable[Problem],
+        strategy: Strategy,
+        sampling: Sampling | None = None,
+        *,
+        select: Selection = "weighted",
+        stats: RunStats | None = None,
+    ) -> Iterator[SearchResult]:
+        """Search all problems; yield each result as it is ready. The results do not depend on who shares the forest.
+
+        When the pool is full the problem that came last makes room and starts again later; one that does not fit even
+        alone yields a result with ``error``. ``stats``, if given, is filled in as the run goes on.
+        Raises ValueError for an empty prompt or one longer than the model's context.
+        """
+        if select not in SELECTIONS:
+            raise ValueError(f"Decoder.search: select must be one of {', '.join(SELECTIONS)}, got {select!r}")
+        run = Run(self, strategy, sampling or Sampling(), select, stats or RunStats())
+        tokenized = [(problem, run.tokenize(problem)) for problem in problems]
+        ids = [problem.id for problem, _ in tokenized]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"Decoder.search: problem ids must be unique, got {max(ids, key=ids.count)!r} twice")
+        return run.results(tokenized)
+
+
+def _default_eos(model: PreTrainedModel) -> list[int]:
+    ids = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

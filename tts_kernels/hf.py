@@ -1,0 +1,295 @@
+"""Runs an unmodified Hugging Face causal LM over a forest of shared prefixes.
+
+The tokens of all leaves travel as one packed row [1, N] with explicit position ids. The attention function registered
+here writes the new K and V into the pool and attends through the plan, so the model keeps no cache and builds no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from tts_kernels.backends import Backend
+from tts_kernels.kv_pool import KVPool
+from tts_kernels.ops.tree_attention import tree_attention
+from tts_kernels.ops.write_kv import write_kv
+from tts_kernels.plan import Plan, make_plan
+
+ATTENTION_NAME = "tts_kernels"
+# Tokens by which leaves may grow before a plan is made again.
+PLAN_GROWTH = 64
+# Most tokens per call when many are fed at once: bounds the activations.
+MAX_CALL_TOKENS = 4096
+# Rows that read a run together, at most; also the tile that unshared prefill is charged with.
+TILE_ROWS = 32
+
+
+@dataclass
+class TreeCache:
+    """What one model call needs to find its KV: handed to ``model(..., tree_cache=...)`` and so to every layer.
+
+    ``slots``: int32 [N], where each of the call's tokens is written. ``layers``: which layers have come by.
+    """
+
+    pool: KVPool
+    plan: Plan
+    slots: Tensor
+    backend: Backend | None = None
+    layers: list[int] = field(default_factory=list)
+
+
+def tree_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    tree_cache: TreeCache | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls: query [1, Hq, N, D], key and value [1, Hkv, N, D].
+
+    Returns [1, N, Hq, D]. Causal order, windows and ragged lengths come from the plan; ``attention_mask`` must be None.
+    """
+    name = type(module).__name__
+    if tree_cache is None:
+        raise TypeError(
+            f"{name}: attention {ATTENTION_NAME!r} needs tree_cache=, which the model did not pass on; "
+            "run the model through TreeModel, or the model drops keyword arguments on the way to its attention"
+        )
+    for feature in ("s_aux", "position_bias", "head_mask"):
+        if kwargs.get(feature) is not None:
+            raise TypeError(f"{name}: tree attention does not support {feature} in this version")
+    if attention_mask is not None:
+        raise TypeError(f"{name}: tree attention takes no mask, got one of shape {list(attention_mask.shape)}")
+    if dropout:
+        raise ValueError(f"{name}: tree attention has no dropout, got {dropout}; call model.eval()")
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    tree_cache.layers.append(layer)
+    pool = tree_cache.pool
+    k_pages, v_pages = pool.k[layer], pool.v[layer]
+    write_kv(
+        key[0].transpose(0, 1), value[0].transpose(0, 1), k_pages, v_pages, tree_cache.slots, backend=tree_cache.backend
+    )
+    out = tree_attention(
+        query[0].transpose(0, 1),
+        k_pages,
+        v_pages,
+        tree_cache.plan,
+        scale=scaling,
+        softcap=softcap or 0.0,
+        window=sliding_window or 0,
+        backend=tree_cache.backend,
+    )
+    return out[None], None
+
+
+# No mask function goes with it: transformers then builds no mask at all, and the plan holds the causal order.
+AttentionInterface.register(ATTENTION_NAME, tree_attention_forward)
+
+
+class TreeModel:
+    """A causal LM and its pool of pages: feeds tokens to the nodes of a forest.
+
+    The model's weights, code and config stay as they are; inside ``with tree_model.attached():`` its attention is ours.
+    Raises TypeError for a model that is not a causal LM with the attention interface of transformers.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        num_pages: int | None = None,
+        kv_bytes: int = 1 << 30,
+        page_size: int = 16,
+        backend: Backend | None = None,
+    ) -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"TreeModel: model must be a transformers PreTrainedModel, got {type(model).__name__}")
+        if not getattr(model, "_supports_attention_backend", False):
+            raise TypeError(f"TreeModel: {type(model).__name__} does not use the attention interface of transformers")
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        layout: dict[str, Any] = {
+            "num_layers": config.num_hidden_layers,
+            "num_kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+            "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
+            "page_size": page_size,
+            "dtype": model.dtype,
+            "device": model.device,
+            "backend": backend,
+        }
+        if num_pages is None:
+            page_bytes = 2 * layout["num_layers"] * layout["num_kv_heads"] * layout["head_dim"] * page_size
+            num_pages = kv_bytes // (page_bytes * torch.finfo(model.dtype).bits // 8)
+            if num_pages < 1:
+                raise ValueError(f"TreeModel: kv_bytes must hold one page of {page_bytes} values, got {kv_bytes} bytes")
+        self.model = model
+        self.backend = backend
+        self.pool = KVPool(num_pages=num_pages, **layout)
+        self.context_length = int(getattr(config, "max_position_embeddings", 0) or 2**31 - 1)
+        self.num_query_heads = heads
+        self.num_params = sum(p.numel() for p in model.parameters())
+        self.meter = TrafficMeter()
+        self._planned: _Planned | None = None
+
+    @property
+    def forest(self) -> Any:
+        return self.pool.forest
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations so far: 2 per parameter and token, and 4 per query head, dimension and key seen."""
+        layers, *_, head_dim = self.pool.k.shape
+        attention = 4 * self.num_query_heads * head_dim * layers * self.meter.attended
+        return 2 * self.num_params * self.meter.tokens + attention
+
+    def counters(self) -> dict[str, int]:
+        """What was spent since the model was made: tokens and calls, FLOPs, KV bytes, and the most pages ever used."""
+        meter = self.meter
+        return {
+            "calls": meter.calls,
+            "tokens": meter.tokens,
+            "flops": self.flops,
+            "kv_bytes": meter.kv_tokens * self.pool.bytes_per_token,
+            "kv_bytes_unshared": meter.kv_tokens_unshared * self.pool.bytes_per_token,
+            "peak_pages": self.forest.peak_pages,
+        }
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Switch the model's attention to ours, and back to what it was on the way out."""
+        before, training = self.model.config._attn_implementation, self.model.training
+        self.model.set_attn_implementation(ATTENTION_NAME)
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(before)
+            self.model.train(training)
+
+    def logits(self, nodes: np.ndarray, tokens: np.ndarray) -> Tensor:
+        """Feed one token to each node and return next-token logits [n, V].
+
+        nodes: int32 [n], tokens: int [n]. Raises OutOfPages, changing nothing, when the pool is full.
+        """
+        return self._call(self.model, nodes, tokens, np.ones(len(nodes), np.int32)).logits[0]
+
+    def hidden(self, nodes: np.ndarray, tokens: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> Tensor:
+        """Feed ``counts[i]`` tokens to node i and return the last hidden states [len(rows), H] of some of them.
+
+        nodes, counts: int32 [n]; tokens: int [sum(counts)]; rows: ascending indices into tokens. Works in calls of at
+        most ``MAX_CALL_TOKENS`` tokens and builds no vocabulary-sized product. On OutOfPages the nodes may have been
+        fed in part: release them.
+        """
+        width = self.model.config.get_text_config().hidden_size
+        kept = [torch.empty(0, width, dtype=self.model.dtype, device=self.model.device)]
+        done = 0
+        for chunk_nodes, chunk_counts in _chunks(nodes, counts, MAX_CALL_TOKENS):
+            end = done + int(chunk_counts.sum())
+            output = self._call(self.model.base_model, chunk_nodes, tokens[done:end], chunk_counts)
+            wanted = rows[(rows >= done) & (rows < end)] - done
+            kept.append(output.last_hidden_state[0, torch.from_numpy(wanted.astype(np.int64)).to(self.model.device)])
+            done = end
+        return torch.cat(kept)
+
+    @torch.inference_mode()
+    def _call(self, module: nn.Module, nodes: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> Any:
+        if len(tokens) != counts.sum():
+            raise ValueError(f"TreeModel: tokens must have sum(counts) = {counts.sum()} entries, got {len(tokens)}")
+        longest = int((self.forest.length(nodes) + counts).max(initial=0))
+        if longest > self.context_length:
+            raise ValueError(
+                f"TreeModel: a path must stay within the model's context of {self.context_length} tokens, got {longest}"
+            )
+        device = self.model.device
+        slots = torch.from_numpy(self.forest.append(nodes, counts)).to(device)
+        plan = self._plan(nodes, counts)
+        self.meter.count(plan, counts)
+        cache = TreeCache(self.pool, plan, slots, self.backend)
+        output = module(
+            input_ids=torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(device),
+            position_ids=plan.row_pos.long()[None],
+            use_cache=False,
+            tree_cache=cache,
+        )
+        if sorted(cache.layers) != list(range(self.pool.k.shape[0])):
+            name = type(self.model).__name__
+            raise TypeError(f"TreeModel: {name} has {self.pool.k.shape[0]} layers, attention ran for {cache.layers}")
+        return output
+
+    def _plan(self, nodes: np.ndarray, counts: np.ndarray) -> Plan:
+        """The plan of the last call where it still holds (same leaves, no fork or release since), else a new one."""
+        decoding = bool((counts == 1).all())
+        planned = self._planned
+        if planned and decoding and planned.matches(nodes, self.forest.version):
+            planned.growth -= 1
+            planned.plan.update(self.forest)
+            return planned.plan
+        growth = PLAN_GROWTH if decoding else 0
+        plan = make_plan(self.forest, nodes, counts, growth=growth, tile_rows=TILE_ROWS, device=self.model.device)
+        self._planned = _Planned(plan, nodes.copy(), self.forest.version, growth) if decoding else None
+        return plan
+
+
+def _chunks(nodes: np.ndarray, counts: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut (node, count) pairs, in order, into groups of at most ``limit`` tokens; a longer count is split itself."""
+    group: list[tuple[int, int]] = []
+    room = limit
+    for node, count in zip(nodes.tolist(), counts.tolist(), strict=True):
+        while count:
+            taken = min(count, room)
+            group.append((node, taken))
+            count -= taken
+            room -= taken
+            if room == 0:
+                yield tuple(np.array(group, np.int32).T)  # type: ignore[misc]
+                group, room = [], limit
+    if group:
+        yield tuple(np.array(group, np.int32).T)  # type: ignore[misc]
+
+
+@dataclass
+class _Planned:
+    plan: Plan
+    nodes: np.ndarray
+    version: int
+    growth: int
+
+    def matches(self, nodes: np.ndarray, version: int) -> bool:
+        return self.growth > 0 and self.version == version and np.array_equal(self.nodes, nodes)
+
+
+class TrafficMeter:
+    """Tokens fed, KV tokens read as the plans say, and what unshared decoding would have read.
+
+    Ours: one read per unit, run and KV head, as the kernels do. Unshared: every leaf reads its whole path, once per
+    tile of ``TILE_ROWS`` rows when several tokens are fed. A sliding window is taken off neither figure.
+    """
+
+    def __init__(self) -> None:
+        self.calls = self.tokens = self.kv_tokens = self.kv_tokens_unshared = self.attended = 0
+
+    def count(self, plan: Plan, counts: np.ndarray) -> None:
+        row_pos = plan.row_pos.numpy(force=True).astype(np.int64)
+        runs = plan.runs.numpy(force=True)
+        visible = np.clip(row_pos[runs[:, 1] - 1] + 1 - runs[:, 3], 0, runs[:, 4])
+        ends = np.cumsum(counts)
+        tiles = [np.arange(end, end - count, -TILE_ROWS) for end, count in zip(ends, counts, strict=True)]
+        tile_ends = np.concatenate(tiles or [ends])
+        self.calls += 1
+        self.tokens += len(row_pos)
+        self.kv_tokens += int(visible.sum())
+        self.kv_tokens_unshared += int((row_pos[tile_ends - 1] + 1).sum())
+        self.attended += int(row_pos.sum()) + len(row_pos)

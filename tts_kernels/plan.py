@@ -1,0 +1,91 @@
+"""Who reads which pages in one model call: the arrays that the attention kernels are launched with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tts_kernels import _ext
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    import tts_kernels._host as _host
+
+# Stands in ``Plan.pages`` for pages that a leaf will only get as it grows.
+POISON_PAGE = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Work units over rows and runs. All tensors are int32, contiguous, on one device; N rows.
+
+    A row may attend to the keys at path positions ``max(0, row_pos[r] - window + 1) .. row_pos[r]`` of the runs that
+    name it, and to nothing else. That one rule is causal order, the leaf's current tail and the window.
+
+    - ``units`` [U, 5]: row_begin, row_end, run_begin, run_end, part_begin. A tile of rows and its list of runs. Every
+      row of the unit has at least one of them, in ascending path position.
+    - ``runs`` [R, 5]: row_begin, row_end, page_begin, base, length. The rows (absolute, inside the unit's) read
+      ``length`` tokens at path positions base .. base+length-1, stored in ``pages[page_begin:]``; the first token is
+      at offset 0 of its page, and base and length are multiples of ``page_size``. The run of a row's own leaf is as
+      long as the pages it may fill before the next plan: the keys behind row_pos are not there yet.
+    - ``pages`` [*]: page ids; ``POISON_PAGE`` where a leaf's future page is not known yet.
+    - ``row_pos`` [N]: path position of the row's query token.
+    - ``join_ptr`` [N+1], ``join_slots`` [J]: row r's partial results are in slots
+      ``join_slots[join_ptr[r]:join_ptr[r+1]]``, to be joined in this order. A row without entries is read by exactly
+      one unit, which writes its result directly. Unit u puts its part of row r into slot
+      ``part_begin + r - row_begin``; part_begin is -1 when none of its rows is joined.
+    - ``num_slots``: partial results to make room for; slots of rows that are not joined stay unused.
+    """
+
+    units: Tensor
+    runs: Tensor
+    pages: Tensor
+    row_pos: Tensor
+    join_ptr: Tensor
+    join_slots: Tensor
+    num_slots: int
+    num_rows: int
+    page_size: int
+    host: _host.Plan
+
+    def update(self, forest: _host.Forest) -> bool:
+        """Follow appends to the plan's leaves: ``row_pos`` moves on, pages that came since are filled in.
+
+        The tensors keep their addresses. Returns whether ``pages`` changed. Raises ValueError when the forest was
+        forked or released from since the plan was made, or when a leaf outgrew the plan's ``growth``.
+        """
+        pages_changed = self.host.update(forest)
+        # On the CPU the tensors are the host plan's own memory.
+        if self.row_pos.device.type != "cpu":
+            self.row_pos.copy_(torch.from_numpy(self.host.row_pos))
+            if pages_changed:
+                self.pages.copy_(torch.from_numpy(self.host.pages))
+        return pages_changed
+
+
+def make_plan(
+    forest: _host.Forest,
+    leaves: ArrayLike,
+    counts: ArrayLike,
+    *,
+    growth: int = 0,
+    tile_rows: int = 32,
+    split_tokens: int = 512,
+    device: torch.device | str = "cpu",
+) -> Plan:
+    """Plan one model call in which leaf i has a row for each of its last ``counts[i]`` tokens, already appended.
+
+    leaves: int [n], held nodes of ``forest``, no two the same. counts: int [n], 0 .. length of the leaf; a leaf with 0
+    is left out. Rows are in the order given: any order is right, depth-first order shares every common run.
+    growth: tokens that each leaf may gain by ``append`` before a new plan is needed; with 0, runs that lie behind all
+    of a tile's rows (causal order) are left out. tile_rows: most rows per unit. split_tokens: longer runs are split
+    evenly over several units. device: where the tensors go, the device of the caller's queries.
+    """
+    host = _ext.host().make_plan(forest, leaves, counts, growth=growth, tile_rows=tile_rows, split_tokens=split_tokens)
+    names = ("units", "runs", "pages", "row_pos", "join_ptr", "join_slots")
+    tensors = {name: torch.from_numpy(getattr(host, name)).to(device) for name in names}
+    return Plan(**tensors, num_slots=host.num_slots, num_rows=host.num_rows, page_size=host.page_size, host=host)

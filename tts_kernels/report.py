@@ -1,0 +1,71 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from tts_kernels.backends import BACKENDS, OPS, why_not
+from tts_kernels.search import RunStats, SearchResult
+
+
+def backend_status() -> dict[str, dict[str, dict[str, str | None]]]:
+    """op -> device -> backend -> the reason why it cannot run there, None when it can."""
+    devices = ("cpu", "cuda")
+    return {op: {device: {b: why_not(op, b, device) for b in BACKENDS} for device in devices} for op in OPS}
+
+
+def info_table(status: dict[str, dict[str, dict[str, str | None]]]) -> Table:
+    table = Table(title=f"torch {torch.__version__}")
+    for column in ("op", "device", *BACKENDS):
+        table.add_column(column)
+    for op, devices in status.items():
+        for device, backends in devices.items():
+            table.add_row(op, device, *["[green]yes[/]" if reason is None else reason for reason in backends.values()])
+    return table
+
+
+def accuracy(results: Sequence[SearchResult]) -> float | None:
+    """Share of right answers among the problems that came with one; None when none did."""
+    judged = [result.correct for result in results if result.problem.answer is not None]
+    return sum(map(bool, judged)) / len(judged) if judged else None
+
+
+def summary_row(results: Sequence[SearchResult], stats: RunStats) -> dict[str, str]:
+    """The figures of one run, formatted."""
+    share = accuracy(results)
+    policy, scorer = stats.policy, stats.scorer
+    read, unshared = (policy.get(k, 0) + scorer.get(k, 0) for k in ("kv_bytes", "kv_bytes_unshared"))
+    return {
+        "accuracy": "-" if share is None else f"{share:.1%}",
+        "policy tokens": f"{policy.get('tokens', 0):,}",
+        "PRM tokens": f"{scorer.get('tokens', 0):,}",
+        "policy FLOPs": f"{policy.get('flops', 0):.2e}",
+        "PRM FLOPs": f"{scorer.get('flops', 0):.2e}",
+        "KV read": _bytes(read),
+        "KV read unshared": f"{_bytes(unshared)} ({unshared / read:.1f}x)" if read else "-",
+        "peak pages": f"{policy.get('peak_pages', 0):,} + {scorer.get('peak_pages', 0):,}",
+        "seconds": f"{stats.seconds:.1f}",
+    }
+
+
+def summary_table(rows: dict[str, dict[str, Any]]) -> Table:
+    """One column of figures per run, named by the keys of ``rows``."""
+    table = Table()
+    table.add_column("")
+    for name in rows:
+        table.add_column(name, justify="right")
+    for figure in next(iter(rows.values())):
+        table.add_row(figure, *[str(row[figure]) for row in rows.values()])
+    return table
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

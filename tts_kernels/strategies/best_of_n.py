@@ -1,0 +1,28 @@
+"""Best-of-N: N complete solutions sampled independently, one of them chosen (Snell et al. 2408.03314, section 5.1)."""
+
+from __future__ import annotations
+
+from tts_kernels.strategies.base import Decision, Strategy
+from tts_kernels.tree import SearchTree
+
+
+class BestOfN(Strategy):
+    """``budget`` solutions from the root, no pruning. Majority, weighted or best is a matter of selection."""
+
+    name = "best-of-n"
+
+    def decide(self, tree: SearchTree) -> Decision:
+        if tree.root.num_children:
+            return Decision()
+        return Decision(expand=[(tree.root, self.budget)], whole=True)
+
+
+class Greedy(BestOfN):
+    """One solution. Sample it with temperature 0 for the most likely token at each place."""
+
+    name = "greedy"
+
+    def __init__(self, budget: int = 1) -> None:
+        super().__init__(budget)
+        if budget != 1:
+            raise ValueError(f"greedy: budget must be 1, got {budget}")

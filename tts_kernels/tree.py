@@ -1,0 +1,140 @@
+"""The search tree of one problem: nodes with tokens, scores and states. Token ids are the truth, text is only shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import blake2b
+
+_MASK = (1 << 64) - 1
+
+
+class State(Enum):
+    """What can become of a node."""
+
+    OPEN = "open"  # its step is done, the solution is not
+    EXPANDED = "expanded"  # it has children
+    FINISHED = "finished"  # ended by an end-of-sequence token
+    TRUNCATED = "truncated"  # ran into the token limit or the depth limit
+    PRUNED = "pruned"  # released by the strategy
+
+
+def root_key(seed: int, problem_id: str) -> int:
+    """The 64-bit random key of a problem's root: a function of seed and problem id alone."""
+    digest = blake2b(f"{seed}\0{problem_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def child_key(key: int, index: int) -> int:
+    """The key of child ``index``: the finaliser of SplitMix64 (Steele et al. 2014) over the parent's key."""
+    z = (key + 0x9E3779B97F4A7C15 * (index + 1)) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+@dataclass
+class Node:
+    """A run of tokens. ``path``: child indices from the root, which order nodes depth first.
+    ``start``: path position of the first token.
+
+    ``step_ends``: how many of the node's tokens each of its steps takes, counted from the node's start.
+    ``cut``: the last step was ended by a limit, not by a separator or an end-of-sequence token.
+    ``score``: aggregate of all step scores from the root to here; ``num_steps`` how many those are.
+    ``log_prob``: sum over the node's tokens of the model's log-probabilities.
+    """
+
+    id: int
+    parent: int
+    path: tuple[int, ...]
+    key: int
+    start: int
+    tokens: list[int] = field(default_factory=list)
+    step_ends: list[int] = field(default_factory=list)
+    step_scores: list[float] = field(default_factory=list)
+    score: float = 0.0
+    num_steps: int = 0
+    log_prob: float = 0.0
+    state: State = State.OPEN
+    num_children: int = 0
+    cut: bool = False
+
+    @property
+    def depth(self) -> int:
+        return len(self.path)
+
+    @property
+    def end(self) -> int:
+        """Path position behind the node's last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def signed_key(self) -> int:
+        """The key as the int64 of the same bits."""
+        return self.key - (1 << 64) if self.key >> 63 else self.key
+
+
+class SearchTree:
+    """All nodes of one problem, the root holding the prompt. Owns its nodes: strategies read, the decoder writes."""
+
+    def __init__(self, problem_id: str, prompt: list[int], seed: int) -> None:
+        if not prompt:
+            raise ValueError(f"SearchTree: the prompt of problem {problem_id!r} must have at least one token, got none")
+        self.problem_id = problem_id
+        self.seed = seed
+        self.nodes = [Node(0, -1, (), root_key(seed, problem_id), 0, list(prompt))]
+
+    @property
+    def root(self) -> Node:
+        return self.nodes[0]
+
+    def add_children(self, parent: Node, width: int) -> list[Node]:
+        """``width`` empty children, indexed after the ones that are there."""
+        first = parent.num_children
+        children = []
+        for index in range(first, first + width):
+            child = Node(len(self.nodes), parent.id, (*parent.path, index), child_key(parent.key, index), parent.end)
+            child.score, child.num_steps = parent.score, parent.num_steps
+            self.nodes.append(child)
+            children.append(child)
+        parent.num_children += width
+        parent.state = State.EXPANDED
+        return children
+
+    def lineage(self, node: Node) -> list[Node]:
+        """The nodes from the root to ``node``, both included."""
+        chain = [node]
+        while chain[-1].parent >= 0:
+            chain.append(self.nodes[chain[-1].parent])
+        return chain[::-1]
+
+    def solution(self, node: Node) -> list[int]:
+        """The tokens from the root's children to ``node``: the answer so far, without the prompt."""
+        return [token for part in self.lineage(node)[1:] for token in part.tokens]
+
+    def in_state(self, *states: State) -> Iterator[Node]:
+        """Nodes in any of ``states``, in order of creation, the root left out once it has children."""
+        return (node for node in self.nodes if node.state in states)
+
+    def check(self) -> None:
+        """Raise RuntimeError on the first inconsistency."""
+        children = [0] * len(self.nodes)
+        for index, node in enumerate(self.nodes):
+            if node.id != index or (node.parent < 0) != (index == 0) or node.parent >= index:
+                raise RuntimeError(f"tree {self.problem_id}: node {index} has id {node.id} and parent {node.parent}")
+            if index:
+                parent = self.nodes[node.parent]
+                children[parent.id] += 1
+                if node.path[:-1] != parent.path or node.key != child_key(parent.key, node.path[-1]):
+                    raise RuntimeError(f"tree {self.problem_id}: node {index} does not continue its parent's path")
+                if node.start != parent.end:
+                    raise RuntimeError(f"tree {self.problem_id}: node {index} starts at {node.start}, not {parent.end}")
+                if node.num_steps != parent.num_steps + len(node.step_scores):
+                    raise RuntimeError(f"tree {self.problem_id}: node {index} counts {node.num_steps} steps")
+            if any(not 0 < end <= len(node.tokens) for end in node.step_ends):
+                raise RuntimeError(f"tree {self.problem_id}: node {index} has step ends {node.step_ends}")
+        for node, count in zip(self.nodes, children, strict=True):
+            if node.num_children != count or (node.state is State.EXPANDED) != (count > 0):
+                state = node.state.value
+                raise RuntimeError(f"tree {self.problem_id}: node {node.id} is {state} with {count} children")
