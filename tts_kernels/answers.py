@@ -7,13 +7,13 @@ import re
 from math_verify import parse, verify
 
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)")
-_STATED = re.compile(r"(?:answer is|answer:|####)\s*(.+)", re.IGNORECASE)
+_STATED = re.compile(r"(?:answer is:?|answer:|####)\s*(.+)", re.IGNORECASE)
 
 
 def extract_answer(text: str) -> str | None:
     r"""The canonical answer of a solution, or None.
 
-    The last ``\boxed{...}``; else what follows the last "answer is", "answer:" or "####"; else what follows the last
+    The last ``\boxed{...}``; else the sentence behind the last "answer is", "answer:" or "####"; else what follows the last
     "="; else the last number. Numbers lose thousands separators and trailing zeros.
     """
     boxed = _last_boxed(text)
@@ -21,7 +21,7 @@ def extract_answer(text: str) -> str | None:
         return canonical(boxed)
     stated = _STATED.findall(text)
     if stated:
-        return canonical(stated[-1].splitlines()[0].rstrip(" ."))
+        return canonical(stated[-1].split(". ")[0].rstrip(" ."))
     if "=" in text:
         tail = text.rsplit("=", 1)[1].strip()
         if tail:

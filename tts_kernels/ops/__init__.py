@@ -1,1 +1,1 @@
-"""The ops: one folder each, holding the contract (``__init__``), the specification (``_reference``) and the backends."""
+"""The ops: a folder each, with the contract (``__init__``), the specification (``_reference``) and the backends."""

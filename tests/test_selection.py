@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from tts_kernels.answers import canonical, extract_answer, same_answer
+from tts_kernels.selection import Candidate, select_answer
+from tts_kernels.separator import StepDetector
+from tts_kernels.tree import SearchTree, child_key, root_key
+
+
+def candidate(answer, score, finished=True):
+    return Candidate([], "", answer, score, 0.0, finished)
+
+
+def test_votes():
+    candidates = [candidate("a", 0.3), candidate("b", 0.9), candidate("a", 0.4), candidate("a", 0.1)]
+    assert select_answer(candidates, "majority") == "a"
+    assert select_answer(candidates, "weighted") == "b"
+    assert select_answer(candidates, "best") == "b"
+
+
+def test_only_finished_answers_count_and_ties_go_to_the_first():
+    candidates = [candidate(None, 1.0), candidate("x", 1.0, finished=False), candidate("b", 0.5), candidate("a", 0.5)]
+    for how in ("majority", "weighted", "best"):
+        assert select_answer(candidates, how) == "b"
+    assert select_answer(candidates[:2]) is None
+    with pytest.raises(ValueError, match="how must be one of"):
+        select_answer(candidates, "loudest")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{1} or \boxed{\frac{1}{2}} done", r"\frac{1}{2}"),
+        (r"\boxed{broken", None),
+        ("The answer is 1,234. Bye", "1234"),
+        ("The final answer is: 42.\nThanks 7", "42"),
+        ("work\n#### 1,000", "1000"),
+        ("1+1=2\n2+3=5", "5"),
+        ("I counted 3 and then 7.50 apples", "7.5"),
+        ("no idea", None),
+        ("", None),
+    ],
+)
+def test_extract_answer(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_equality_of_answers():
+    assert canonical(" $007$ ") == "7"
+    assert same_answer("0.50", "0.5")
+    assert same_answer(r"\frac{1}{2}", "0.5")
+    assert not same_answer("3", "4")
+    assert not same_answer(None, "4")
+
+
+class CharacterTokenizer:
+    """Token i is the i-th string of a list."""
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def __len__(self):
+        return len(self.pieces)
+
+    def batch_decode(self, rows):
+        return ["".join(self.pieces[i] for i in row) for row in rows]
+
+
+def ends(pieces, separator, tokens):
+    """Which tokens end a step, by the automaton."""
+    detector = StepDetector.from_tokenizer(CharacterTokenizer(pieces), separator, len(pieces))
+    state, found = np.zeros(1, np.int16), []
+    for token in tokens:
+        state = detector.advance(state, np.array([token]))
+        found.append(bool(state[0] == detector.final))
+    return found
+
+
+def test_separator_inside_across_and_overlapping_tokens():
+    pieces = ["a", "\n", "\n\n", "b\n", "\n\nc", "aa", "ab"]
+    assert ends(pieces, "\n\n", [0, 2, 0]) == [False, True, False]
+    assert ends(pieces, "\n\n", [3, 1, 1]) == [False, True, False]
+    assert ends(pieces, "\n\n", [0, 4, 1]) == [False, True, False]
+    # "aaab" holds "aab" from its second character on: the automaton must fall back, not start again.
+    assert ends(pieces, "aab", [0, 0, 6]) == [False, False, True]
+
+
+def test_separator_ids():
+    detector = StepDetector.from_ids([2], 4)
+    assert detector.advance(np.zeros(3, np.int16), np.array([1, 2, 3])).tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match=r"separator ids must be in \[0, 4\)"):
+        StepDetector.from_ids([4], 4)
+    with pytest.raises(ValueError, match="can end the separator"):
+        StepDetector.from_tokenizer(CharacterTokenizer(["a"]), "b", 1)
+
+
+def test_keys_depend_on_seed_problem_and_path():
+    keys = {root_key(seed, problem) for seed in range(3) for problem in ("a", "b")}
+    keys |= {child_key(key, index) for key in list(keys) for index in range(50)}
+    assert len(keys) == 6 * 51
+
+
+def test_tree_check_sees_damage():
+    tree = SearchTree("p", [5], seed=0)
+    child, _ = tree.add_children(tree.root, 2)
+    tree.check()
+    child.start += 1
+    with pytest.raises(RuntimeError, match="node 1 starts at 2, not 1"):
+        tree.check()
