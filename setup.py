@@ -7,6 +7,7 @@ import glob
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -25,7 +26,13 @@ if platform.machine() == "x86_64":
 TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020a000000000000")
 COMMON_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall"]
 # GCC 12 warns inside its own AVX headers (bug 105593).
-KERNEL_FLAGS = [*COMMON_FLAGS, "-fno-math-errno", "-fno-trapping-math", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+KERNEL_FLAGS = [
+    *COMMON_FLAGS,
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+]
 
 
 def sanitizer_flags() -> list[str]:
@@ -45,17 +52,21 @@ class BuildExt(build_ext):
 
     def kernel_objects(self) -> list[str]:
         sources = sorted(set(glob.glob("csrc/cpu/*.cpp")) - {"csrc/cpu/isa.cpp"})
-        objects = []
-        for isa, flags in ISA_FLAGS.items():
-            objects += self.compiler.compile(
-                sources,
+
+        def compile_one(job: tuple[str, str]) -> list[str]:
+            isa, source = job
+            return self.compiler.compile(
+                [source],
                 output_dir=os.path.join(self.build_temp, isa),
                 macros=[("TTS_ISA", isa)],
                 include_dirs=["csrc"],
-                extra_postargs=[*KERNEL_FLAGS, *flags, *sanitizer_flags()],
+                extra_postargs=[*KERNEL_FLAGS, *ISA_FLAGS[isa], *sanitizer_flags()],
                 depends=glob.glob("csrc/**/*.h", recursive=True),
             )
-        return objects
+
+        jobs = [(isa, source) for isa in ISA_FLAGS for source in sources]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [objects[0] for objects in pool.map(compile_one, jobs)]
 
 
 def torch_extension() -> Extension:
@@ -91,6 +102,9 @@ def host_extension() -> Extension:
 
 if BUILD_EXT:
     os.chdir(ROOT)
-    setup(ext_modules=[torch_extension(), *([host_extension()] if glob.glob("csrc/host/*.cpp") else [])], cmdclass={"build_ext": BuildExt})
+    setup(
+        ext_modules=[torch_extension(), *([host_extension()] if glob.glob("csrc/host/*.cpp") else [])],
+        cmdclass={"build_ext": BuildExt},
+    )
 else:
     setup()

@@ -3,6 +3,9 @@ import torch
 
 from tts_kernels.backends import BACKENDS, why_not
 
+# Tests run side by side on few cores; threads of one would wait for those of another.
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def device():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,9 +131,8 @@ def search(
         console.print(f"[red]{failed} problems failed[/]: {next(r.error for r in results if r.error)}")
 
 
-@app.command()
-def demo(limit: Annotated[int, typer.Option(help="held-out problems")] = 300, seed: int = 0) -> None:
-    """Greedy, majority vote, best-of-N and beam search on the shipped arithmetic models, at the same budget."""
+def demo_runs(limit: int, seed: int) -> Iterator[tuple[str, list[SearchResult], RunStats]]:
+    """The searches of the demo: name, results and cost of each."""
     problems = read_problems(assets.PROBLEMS, limit)
     options = {"aggregate": "last", "backend": None, "kv_bytes": 1 << 30, "page_size": 16}
     decoder = _load(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
@@ -142,10 +142,14 @@ def demo(limit: Annotated[int, typer.Option(help="held-out problems")] = 300, se
         ("best of 16, weighted", make_strategy("best-of-n", 16), 0.8, "weighted"),
         ("beam 16, width 4", make_strategy("beam", 16, 4), 0.8, "weighted"),
     ]
-    rows = {}
     for name, strategy, temperature, select in runs:
-        results, stats = _run(decoder, problems, strategy, Sampling(temperature=temperature, seed=seed), select)
-        rows[name] = summary_row(results, stats)
+        yield name, *_run(decoder, problems, strategy, Sampling(temperature=temperature, seed=seed), select)
+
+
+@app.command()
+def demo(limit: Annotated[int, typer.Option(help="held-out problems")] = 300, seed: int = 0) -> None:
+    """Greedy, majority vote, best-of-N and beam search on the shipped arithmetic models, at the same budget."""
+    rows = {name: summary_row(results, stats) for name, results, stats in demo_runs(limit, seed)}
     console.print(summary_table(rows))
 
 

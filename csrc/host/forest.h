@@ -1,0 +1,108 @@
+// The page table of many trees over one pool of page ids. Integers only: the KV itself lives in the caller's tensors.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace tts::host {
+
+using Ints = std::vector<int32_t>;
+
+class OutOfPages : public std::runtime_error {
+ public:
+  OutOfPages(const std::string& op, int64_t wanted, int64_t free);
+  const int64_t wanted;
+  const int64_t free;
+};
+
+// A run of tokens. Positions are counted from the root of the path: the node's own pages start at `base`, which is
+// page aligned, and its path is `end` tokens long. Tokens in [base, end of the parent) are the node's own copy of the
+// parent's partial page. Descendants read [base, full_end(node)) only: full pages, so sharing never needs a mask.
+struct Node {
+  int32_t id;
+  Node* parent;
+  int32_t depth;
+  int32_t base;
+  int32_t end;
+  bool held;
+  int32_t num_children;
+  // used pages first, reserved ones behind
+  Ints pages;
+  // Scratch: the last call that met this node (Forest::next_mark), and where that call put its pages.
+  uint64_t mark;
+  int32_t page_begin;
+};
+
+struct ForkResult {
+  Ints children;
+  Ints copy_src;
+  Ints copy_dst;
+};
+
+// Every method is atomic: when it throws, nothing has changed. Bad arguments throw std::invalid_argument.
+class Forest {
+ public:
+  Forest(int64_t num_pages, int64_t page_size);
+  Forest(const Forest&) = delete;
+  Forest& operator=(const Forest&) = delete;
+
+  Ints add_roots(int64_t count);
+  // Makes room for counts[i] more tokens in nodes[i].
+  void reserve(const Ints& nodes, const Ints& counts);
+  // Advances the ends and returns one slot (page * page_size + offset) per token, in order of nodes, then tokens.
+  Ints append(const Ints& nodes, const Ints& counts);
+  // keep=false drops the parents' hold, and the last child of each takes over its partial page and its reserve.
+  // keep=true leaves the parent its partial page, copies it for every child and gives the reserve back.
+  ForkResult fork(const Ints& nodes, const Ints& widths, bool keep);
+  void release(const Ints& nodes);
+
+  Ints lengths(const Ints& nodes) const;
+  const Node& node(const char* op, int64_t id) const;
+  // Pages of the whole path. A node that is no longer held has lost its partial page: its path ends at full_end.
+  Ints page_table(const Node& node) const;
+  // The nodes of a batch, all different and all held.
+  std::vector<Node*> resolve_held(const char* op, const char* argument, const Ints& ids);
+  // A value that no node is marked with yet: tells in O(1) whether a call has met a node before.
+  uint64_t next_mark() { return ++mark_; }
+  int32_t full_end(const Node& node) const { return node.end / page_size_ * page_size_; }
+
+  // Recomputes everything from scratch and throws std::runtime_error on the first inconsistency.
+  void check() const;
+
+  int32_t num_pages() const { return num_pages_; }
+  int32_t page_size() const { return page_size_; }
+  int32_t free_pages() const { return static_cast<int32_t>(free_.size()); }
+  int32_t peak_pages() const { return peak_pages_; }
+  int32_t num_nodes() const { return static_cast<int32_t>(nodes_.size()); }
+  int32_t num_held() const { return num_held_; }
+  // Changes whenever a plan may no longer be valid.
+  int64_t version() const { return version_; }
+
+ private:
+  Node* add_node(Node* parent, int32_t base, int32_t end);
+  std::vector<Node*> grow(const char* op, const Ints& nodes, const Ints& counts);
+  void fork_one(Node* parent, int32_t width, bool keep, ForkResult& result);
+  void free_upwards(Node* node);
+  int64_t pages_for(const Node& node, int64_t more_tokens) const;
+  int32_t take_page();
+  void trim(Node* node, int64_t num_kept);
+  void require_ids(const char* op, int64_t wanted) const;
+  void check_pages() const;
+  void check_node(const Node& node, int32_t live_children) const;
+
+  int32_t num_pages_;
+  int32_t page_size_;
+  int32_t peak_pages_ = 0;
+  int32_t next_id_ = 0;
+  int32_t num_held_ = 0;
+  int64_t version_ = 0;
+  uint64_t mark_ = 0;
+  Ints free_;
+  // Elements of an unordered_map stay where they are: Node::parent and a Plan point at them.
+  std::unordered_map<int32_t, Node> nodes_;
+};
+
+}  // namespace tts::host
