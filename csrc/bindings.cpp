@@ -83,8 +83,8 @@ void sample_children_cpu(Tensor logits, Tensor keys, Tensor positions, Tensor of
                          double temperature, int64_t top_k, double top_p, double min_p, bool distinct) {
   const tts::SampleChildrenParams p{
       logits.const_data_ptr(), in<int64_t>(keys), in<int32_t>(positions), in<int32_t>(offsets), out<int64_t>(tokens),
-      out<float>(log_probs), logits.size(0), logits.size(1), static_cast<float>(temperature),
-      static_cast<float>(top_p), static_cast<float>(min_p), top_k, distinct, dtype_of(logits)};
+      out<float>(log_probs), logits.size(0), logits.size(1), temperature, top_p, min_p, top_k, distinct,
+      dtype_of(logits)};
   TTS_CALL_KERNEL(sample_children, p, torch_pool());
 }
 

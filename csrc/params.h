@@ -71,7 +71,7 @@ struct SampleChildrenParams {
   int64_t* tokens;           // [offsets[rows]]
   float* log_probs;          // [offsets[rows]]
   int64_t rows, vocab;
-  float temperature, top_p, min_p;
+  double temperature, top_p, min_p;
   int64_t top_k;
   bool distinct;
   DType dtype;

@@ -89,7 +89,7 @@ def search(
     select: Annotated[str, typer.Option(help="weighted, majority or best")] = "weighted",
     model: Annotated[str, typer.Option(help="folder or name of a causal LM")] = str(assets.POLICY),
     scorer: Annotated[str, typer.Option(help="prm:PATH or logprob")] = f"prm:{assets.PRM}",
-    aggregate: Annotated[str, typer.Option(help="step scores along a path: last, min, prod or mean")] = "last",
+    aggregate: Annotated[str | None, typer.Option(help="last, min, prod or mean; else as the scorer says")] = None,
     separator: Annotated[str | None, typer.Option(help="what ends a step")] = None,
     chat: Annotated[bool, typer.Option(help="use the tokenizer's chat template where it has one")] = True,
     temperature: float = 0.8,
@@ -134,7 +134,7 @@ def search(
 def demo_runs(limit: int, seed: int) -> Iterator[tuple[str, list[SearchResult], RunStats]]:
     """The searches of the demo: name, results and cost of each."""
     problems = read_problems(assets.PROBLEMS, limit)
-    options = {"aggregate": "last", "backend": None, "kv_bytes": 1 << 30, "page_size": 16}
+    options = {"aggregate": None, "backend": None, "kv_bytes": 1 << 30, "page_size": 16}
     decoder = _load(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
     runs = [
         ("greedy", make_strategy("greedy", 1), 0.0, "majority"),

@@ -12,10 +12,11 @@ from tts_kernels.scorers.prm import StepSoftmaxPrm
 __all__ = ["AGGREGATES", "Aggregate", "LogProbScorer", "Scorer", "StepSoftmaxPrm", "load_scorer"]
 
 
-def load_scorer(spec: str, *, aggregate: Aggregate = "last", **options: Any) -> Scorer:
+def load_scorer(spec: str, *, aggregate: Aggregate | None = None, **options: Any) -> Scorer:
     """``"logprob"``, or ``"prm:PATH"`` for a folder with a causal LM and a ``scorer.json``.
 
-    options: passed on to the PRM (``kv_bytes``, ``page_size``, ``backend``, ``dtype``, ``device``).
+    aggregate: how step scores combine along a path; None takes what ``scorer.json`` says. options: passed on to
+    the PRM (``kv_bytes``, ``page_size``, ``backend``, ``dtype``, ``device``).
     Raises ValueError for another spec or a folder that is not a PRM.
     """
     kind, _, path = spec.partition(":")

@@ -64,10 +64,16 @@ class StepSoftmaxPrm:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any
+        cls,
+        path: Path,
+        *,
+        aggregate: Aggregate | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        **options: Any,
     ) -> StepSoftmaxPrm:
-        """Load a folder with a causal LM, its tokenizer and ``scorer.json``:
-        ``{"kind": "step_softmax", "separator": ..., "good_token": ..., "bad_token": ...}``."""
+        """Load a folder with a causal LM, its tokenizer and ``scorer.json``: ``{"kind": "step_softmax",
+        "separator": ..., "good_token": ..., "bad_token": ..., "aggregate": ...}``, the last one a default."""
         settings_path = path / "scorer.json"
         if not settings_path.is_file():
             raise ValueError(f"StepSoftmaxPrm: {path} must hold a scorer.json, found none")
@@ -89,6 +95,7 @@ class StepSoftmaxPrm:
             bad_id=ids["bad_token"],
             tag_id=ids["separator"],
             vocab=tokenizer.get_vocab(),
+            aggregate=aggregate or settings.get("aggregate", "last"),
             **options,
         )
 

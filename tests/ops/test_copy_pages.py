@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from tts_kernels.ops.copy_pages import copy_pages
+from tts_kernels.testing import peaky
+
+# Layers, pages, KV heads, page size, head_dim, copies.
+SHAPES = [(1, 2, 1, 1, 1, 1), (3, 9, 2, 16, 17, 4), (2, 5, 2, 4, 8, 0), (5, 33, 1, 3, 7, 16), (0, 4, 2, 4, 8, 2), (2, 4, 0, 4, 8, 2)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def make_case(shape, dtype, device, seed=0):
+    """Distinct destinations; half of the copies share a source; every fifth value is NaN, which a copy must keep."""
+    layers, pages, heads, page_size, dim, copies = shape
+    generator = torch.Generator().manual_seed(seed)
+    k_pages, v_pages = (peaky(layers, pages, heads, page_size, dim, generator=generator, dtype=dtype) for _ in "kv")
+    k_pages.view(-1)[::5] = torch.nan
+    order = torch.randperm(pages, generator=generator).to(torch.int32)
+    src, dst = order[copies:][torch.arange(copies) // 2], order[:copies]
+    return k_pages.to(device), v_pages.to(device), src.to(device), dst.to(device)
+
+
+def check(backend, k_pages, v_pages, src, dst):
+    want = [pages.clone() for pages in (k_pages, v_pages)]
+    for pages in want:
+        pages[:, dst.long()] = pages[:, src.long()]
+    assert copy_pages(k_pages, v_pages, src, dst, backend=backend) is None
+    for pages, wanted in zip((k_pages, v_pages), want, strict=True):
+        assert torch.equal(pages.nan_to_num(12345.0), wanted.nan_to_num(12345.0))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_copies_the_pages_and_nothing_else(backend, device, shape, dtype):
+    check(backend, *make_case(shape, dtype, device))
+
+
+def test_every_instruction_set(isa):
+    check("native", *make_case((3, 21, 2, 5, 9, 10), torch.bfloat16, "cpu"))
+
+
+def test_strided_ids(backend, device):
+    k_pages, v_pages, src, dst = make_case((2, 9, 2, 4, 8, 4), torch.float32, device)
+    check(backend, k_pages, v_pages, torch.stack([src, dst], 1)[:, 0], torch.stack([src, dst], 1)[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "message"),
+    [
+        ([0, 9], [1, 2], r"src must be in \[0, 9\), got \[9\]"),
+        ([0, -1], [1, 2], r"src must be in \[0, 9\), got \[-1\]"),
+        ([0, 1], [2, 2**31 - 1], r"dst must be in \[0, 9\), got \[2147483647\]"),
+        ([0, 1], [3, 3], r"dst must be without repetition, got \[3\]"),
+        ([0, 1], [1, 2], r"dst must be no page of src, got \[1\]"),
+        ([4], [4], r"dst must be no page of src, got \[4\]"),
+    ],
+)
+def test_clashes_write_nothing(src, dst, message):
+    k_pages, v_pages, *_ = make_case((2, 9, 2, 4, 8, 0), torch.float32, "cpu")
+    before = k_pages.clone(), v_pages.clone()
+    with pytest.raises(ValueError, match=f"copy_pages: {message}$"):
+        copy_pages(k_pages, v_pages, torch.tensor(src, dtype=torch.int32), torch.tensor(dst, dtype=torch.int32))
+    assert torch.equal(k_pages.nan_to_num(1.5), before[0].nan_to_num(1.5))
+    assert torch.equal(v_pages, before[1])
+
+
+def test_bad_input():
+    k_pages, v_pages, src, dst = make_case((2, 9, 2, 4, 8, 3), torch.float32, "cpu")
+    with pytest.raises(ValueError, match=r"copy_pages: v_pages must be \[L, P, Hkv, S, D\], got \[1, 9, 2, 4, 8\] .*L=2"):
+        copy_pages(k_pages, v_pages[:1], src, dst)
+    with pytest.raises(ValueError, match=r"copy_pages: dst must be \[n\], got \[2\] \(n=3 from src\)"):
+        copy_pages(k_pages, v_pages, src, dst[:2])
+    with pytest.raises(TypeError, match="copy_pages: src must be int32, got int64"):
+        copy_pages(k_pages, v_pages, src.long(), dst)
+    with pytest.raises(TypeError, match="copy_pages: v_pages must have the dtype of k_pages"):
+        copy_pages(k_pages, v_pages.half(), src, dst)
+    with pytest.raises(ValueError, match="copy_pages: v_pages must be contiguous"):
+        copy_pages(k_pages, v_pages.transpose(0, 1).contiguous().transpose(0, 1), src, dst)
+    with pytest.raises(RuntimeError, match="copy_pages: backend 'triton' cannot run here"):
+        copy_pages(k_pages, v_pages, src, dst, backend="triton")
