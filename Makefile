@@ -25,5 +25,11 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
 
+# The compiled code under gcc's address and undefined-behaviour sanitizers, in a build of its own.
+sanitize: $(VENV)/installed
+	TTS_SANITIZE=address,undefined $(VENV)/bin/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		PYTHONPATH=build/sanitize/lib $(VENV)/bin/pytest -n 2 tests/host tests/ops
+
 clean:
 	rm -rf $(VENV) build *.egg-info tts_kernels/*.so

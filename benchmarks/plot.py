@@ -32,7 +32,9 @@ def draw(demo: list[dict[str, str]]) -> None:
     left.set_ylabel("problems solved, %")
     left.set_title(f"{demo[0]['problems']} held-out arithmetic chains")
     places = range(len(demo))
-    right.bar([p - 0.2 for p in places], [kv_gigabytes(r, "_unshared") for r in demo], 0.4, label="unshared", color="#c9c9c9")
+    right.bar(
+        [p - 0.2 for p in places], [kv_gigabytes(r, "_unshared") for r in demo], 0.4, label="unshared", color="#c9c9c9"
+    )
     right.bar([p + 0.2 for p in places], [kv_gigabytes(r) for r in demo], 0.4, label="tts_kernels", color="#4c72b0")
     right.set_xticks(list(places), names)
     right.set_ylabel("KV read, GB")
@@ -52,7 +54,12 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for r in demo:
-        cells = [r["search"], f"{float(r['accuracy']):.1%}", f"{int(r['policy_tokens']):,}", f"{int(r['prm_tokens']):,}"]
+        cells = [
+            r["search"],
+            f"{float(r['accuracy']):.1%}",
+            f"{int(r['policy_tokens']):,}",
+            f"{int(r['prm_tokens']):,}",
+        ]
         cells += [f"{kv_gigabytes(r):.2f} GB", f"{kv_gigabytes(r, '_unshared'):.2f} GB", r["seconds"]]
         lines.append("| " + " | ".join(cells) + " |")
     d = decode[0]

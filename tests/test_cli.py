@@ -91,7 +91,9 @@ def test_problem_files_name_the_line(tmp_path, text, message):
 
 def test_problem_files_of_the_field(tmp_path):
     path = tmp_path / "problems.jsonl"
-    path.write_text('{"question": "2+2?", "answer": "2+2=4\\n#### 4"}\n{"unique_id": "m/1", "problem": "x", "answer": "7"}\n')
+    path.write_text(
+        '{"question": "2+2?", "answer": "2+2=4\\n#### 4"}\n{"unique_id": "m/1", "problem": "x", "answer": "7"}\n'
+    )
     first, second = read_problems(path)
     assert (first.id, first.prompt, first.answer) == ("1", "2+2?", "4")
     assert (second.id, second.answer) == ("m/1", "7")

@@ -82,9 +82,9 @@ def test_without_extensions_the_reference_runs_and_native_says_why(no_extension)
     merge_states = importlib.import_module("tts_kernels.ops.merge_states").merge_states
     outs, lses = torch.ones(2, 1, 1, 4), torch.zeros(2, 1, 1)
     assert torch.equal(merge_states(outs, lses)[0], outs[0])
-    with pytest.raises(RuntimeError, match="merge_states: backend 'native' cannot run here: .* is not built"):
+    with pytest.raises(RuntimeError, match=r"merge_states: backend 'native' cannot run here: .* is not built"):
         merge_states(outs, lses, backend="native")
-    with pytest.raises(RuntimeError, match="needs the compiled host core: .* is not built"):
+    with pytest.raises(RuntimeError, match=r"needs the compiled host core: .* is not built"):
         _ext.host()
 
 

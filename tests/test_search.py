@@ -27,7 +27,9 @@ def make_problems(count, seed=0):
     return [Problem(f"p{i}", rng.integers(2, VOCAB, rng.integers(1, 12)).tolist()) for i in range(count)]
 
 
-def make_decoder(*, pages=400, prm_pages=None, page_size=4, backend=None, aggregate="last", family="llama", max_rows=64):
+def make_decoder(
+    *, pages=400, prm_pages=None, page_size=4, backend=None, aggregate="last", family="llama", max_rows=64
+):
     prm = StepSoftmaxPrm(
         tiny_model("qwen2", seed=5),
         good_id=GOOD,
@@ -110,7 +112,9 @@ def checked(monkeypatch):
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])
-@pytest.mark.parametrize("strategy", [Beam(8, 4), Beam(6, 2, max_depth=3), BestOfN(5)], ids=["beam", "beam-3", "best-of-5"])
+@pytest.mark.parametrize(
+    "strategy", [Beam(8, 4), Beam(6, 2, max_depth=3), BestOfN(5)], ids=["beam", "beam-3", "best-of-5"]
+)
 def test_every_logit_of_every_search_is_the_dense_one(checked, page_size, strategy):
     """24 searches for each of nine cases, in a pool small enough that pages are reused all the time."""
     decoder = make_decoder(page_size=page_size, pages=1200 // page_size, max_rows=32)
@@ -124,7 +128,9 @@ def test_every_logit_of_every_search_is_the_dense_one(checked, page_size, strate
 def outline(results):
     """Everything about the trees that must not depend on company or backend, by problem."""
     return {
-        result.problem.id: [(node.path, node.tokens, node.state, node.step_ends, node.cut) for node in result.tree.nodes]
+        result.problem.id: [
+            (node.path, node.tokens, node.state, node.step_ends, node.cut) for node in result.tree.nodes
+        ]
         for result in results
     }
 
@@ -142,7 +148,8 @@ def test_company_and_order_do_not_matter(strategy):
 def test_native_and_reference_grow_the_same_tree():
     problems = make_problems(3)
     native, reference = (
-        outline(make_decoder(backend=backend).search(problems, Beam(4, 2), SHORT)) for backend in ("native", "reference")
+        outline(make_decoder(backend=backend).search(problems, Beam(4, 2), SHORT))
+        for backend in ("native", "reference")
     )
     assert native == reference
 
