@@ -20,9 +20,9 @@ inline VecD exp_nonpositive(VecD y) {
   // Adding kRound leaves the nearest integer in the low bits of the mantissa.
   constexpr double kLog2E = 1.4426950408889634, kRound = 0x1.8p52, kLowest = -708.0;
   constexpr double kLn2High = 0x1.62e42fefa38p-1, kLn2Low = 0x1.ef35793c7673p-45;
-  constexpr double kTaylor[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
-                                1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5,         1.0,
-                                1.0};
+  constexpr double kTaylor[] = {
+      1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
+      1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
   const VecD clamped = stdx::max(y, VecD(kLowest));
   const VecD shifted = clamped * kLog2E + kRound, n = shifted - kRound;
   const VecD r = (clamped - n * kLn2High) - n * kLn2Low;

@@ -1,11 +1,10 @@
 // Philox words of many neighbouring tokens at once.
 #pragma once
-#include "cpu/simd.h"
+#include "cpu/exp.h"
 #include "philox.h"
 
 namespace tts::TTS_ISA {
 
-using VecL = stdx::rebind_simd_t<uint64_t, stdx::native_simd<double>>;
 constexpr int kNoiseTokens = 64;
 static_assert(kNoiseTokens % (4 * kLanes) == 0);
 

@@ -154,7 +154,8 @@ class Restriction {
     double weight = 0.0;
     int64_t ties = 0;
     for (int64_t i = 0; i < count; ++i) {
-      if (items[i].value > stop.value || (items[i].value == stop.value && ties++ < stop.ties)) weight += items[i].weight;
+      if (items[i].value > stop.value || (items[i].value == stop.value && ties++ < stop.ties))
+        weight += items[i].weight;
     }
     return weight;
   }

@@ -167,7 +167,8 @@ template <class T>
 void sample_row(const SampleChildrenParams& p, int64_t r) {
   const int64_t begin = p.offsets[r], end = p.offsets[r + 1];
   if (begin == end) return;
-  LogitsRow<T> row{static_cast<const T*>(p.logits) + r * p.vocab, p.vocab, p.temperature > 0.0 ? 1.0 / p.temperature : 1.0};
+  LogitsRow<T> row{static_cast<const T*>(p.logits) + r * p.vocab, p.vocab,
+                   p.temperature > 0.0 ? 1.0 / p.temperature : 1.0};
   if (!row.find_max()) {
     for (int64_t child = begin; child < end; ++child) p.tokens[child] = -1, p.log_probs[child] = NAN;
     return;
@@ -190,9 +191,8 @@ void sample_row(const SampleChildrenParams& p, int64_t r) {
 }  // namespace
 
 void sample_children(const SampleChildrenParams& p, const Parallel& pool) {
-  with_dtype(p.dtype, [&](auto type) {
-    for_each_task(pool, p.rows, [&](int64_t row) { sample_row<decltype(type)>(p, row); });
-  });
+  with_dtype(p.dtype,
+             [&](auto type) { for_each_task(pool, p.rows, [&](int64_t row) { sample_row<decltype(type)>(p, row); }); });
 }
 
 }  // namespace tts::TTS_ISA

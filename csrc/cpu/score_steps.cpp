@@ -25,7 +25,8 @@ double dot(const T* a, const T* b, int64_t size) {
 template <class T>
 double score_one(const ScoreStepsParams& p, const T* hidden) {
   const auto logit = [&](int64_t c) {
-    return dot(hidden, static_cast<const T*>(p.weight) + c * p.hidden_size, p.hidden_size) + (p.bias ? p.bias[c] : 0.0f);
+    return dot(hidden, static_cast<const T*>(p.weight) + c * p.hidden_size, p.hidden_size) +
+           (p.bias ? p.bias[c] : 0.0f);
   };
   const double wanted = logit(p.positive);
   if (p.head == ScoreHead::kRaw) return wanted;

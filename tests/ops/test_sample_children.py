@@ -40,8 +40,8 @@ def one_row(logits, width, device="cpu", **options):
     """Tokens that one row with these logits draws, as a list."""
     numbers = {"dtype": torch.int32, "device": device}
     row = torch.as_tensor(logits, dtype=torch.float32, device=device)[None]
-    keys = torch.tensor([-7], device=device)
-    return sample_children(row, keys, torch.tensor([3], **numbers), torch.tensor([width], **numbers), **options)[0].tolist()
+    place = torch.tensor([-7], device=device), torch.tensor([3], **numbers), torch.tensor([width], **numbers)
+    return sample_children(row, *place, **options)[0].tolist()
 
 
 def assert_frequencies(counts, probabilities):
@@ -55,7 +55,7 @@ def assert_frequencies(counts, probabilities):
 
 def check_against_reference(rows, backend, **options):
     """Same tokens as the specification, and log-probabilities right in float64's eyes."""
-    logits, keys, positions, widths = rows
+    logits, widths = rows[0], rows[3]
     tokens, log_probs = sample_children(*rows, backend=backend, **options)
     want_tokens, same = sample_children(*rows, backend="reference", **options)
     assert torch.equal(tokens, want_tokens), options
@@ -80,7 +80,9 @@ def test_philox_header_known_answers(tmp_path):
     for counter, key, _ in KNOWN:
         low, high = key.split()
         cases += f"{{uint32_t c[4] = {{{', '.join('0x' + x for x in counter.split())}}};"
-        cases += f"tts::philox4x32(0x{high}{low}u, c); std::printf(\"%08x %08x %08x %08x\\n\", c[0], c[1], c[2], c[3]);}}\n"
+        cases += (
+            f'tts::philox4x32(0x{high}{low}u, c); std::printf("%08x %08x %08x %08x\\n", c[0], c[1], c[2], c[3]);}}\n'
+        )
     (tmp_path / "main.cpp").write_text(f'#include "philox.h"\n#include <cstdio>\nint main() {{\n{cases}}}\n')
     subprocess.run([compiler, "-std=c++17", f"-I{csrc}", "main.cpp", "-o", "main"], cwd=tmp_path, check=True)
     got = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
@@ -91,7 +93,10 @@ def test_philox_header_known_answers(tmp_path):
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 1.7])
 def test_matches_reference(backend, device, temperature, distinct):
     """All combinations of restrictions; quantised logits have many ties."""
-    combinations = itertools.product([0, 1, 7, 10_000], [1.0, 0.9, 0.4, 0.0], [0.0, 0.05, 0.6])
+    combinations = list(itertools.product([0, 1, 7, 10_000], [1.0, 0.9, 0.4, 0.0], [0.0, 0.05, 0.6]))
+    if backend == "reference":
+        # Against itself there is nothing to find but exceptions.
+        combinations = combinations[::9]
     for number, (top_k, top_p, min_p) in enumerate(combinations):
         options = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "temperature": temperature, "distinct": distinct}
         for vocab in (67, 1031):
@@ -100,7 +105,10 @@ def test_matches_reference(backend, device, temperature, distinct):
 
 
 # One, odd, empty, one past every vector, and one past the 1024 runs of 128 tokens of the cumulative sums.
-@pytest.mark.parametrize("shape", [(1, 1), (0, 5), (3, 2), (5, 15), (4, 17), (6, 64), (2, 65), (2, 129), (3, 131_073)], ids=str)
+SHAPES = [(1, 1), (0, 5), (3, 2), (5, 15), (4, 17), (6, 64), (2, 65), (2, 129), (3, 131_073)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_shapes_and_dtypes(backend, device, shape, dtype):
     rows = make_rows(*shape, dtype, device)
@@ -111,7 +119,8 @@ def test_shapes_and_dtypes(backend, device, shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_instruction_set(isa, dtype):
     rows = make_rows(40, 1111, dtype)
-    for options in ({}, {"top_p": 0.9, "min_p": 0.01}, {"top_k": 40, "temperature": 0.6}, {"distinct": True}, {"temperature": 0}):
+    restricted = {"top_p": 0.9, "min_p": 0.01}, {"top_k": 40, "temperature": 0.6}
+    for options in ({}, *restricted, {"distinct": True}, {"temperature": 0}):
         check_against_reference(rows, "native", **options)
 
 
@@ -131,7 +140,8 @@ def test_hard_rows(backend, device, kind, distinct):
     }
     _, keys, positions, widths = make_rows(6, 1, device=device, seed=2, max_width=40)
     logits = rows[kind].expand(6, vocab).to(device)
-    for options in ({}, {"top_k": 100}, {"top_p": 0.7}, {"top_k": 700, "top_p": 0.5}, {"min_p": 0.9}, {"temperature": 1e-6}):
+    restricted = {"top_k": 100}, {"top_p": 0.7}, {"top_k": 700, "top_p": 0.5}, {"min_p": 0.9}
+    for options in ({}, *restricted, {"temperature": 1e-6}):
         check_against_reference((logits, keys, positions, widths), backend, distinct=distinct, **options)
 
 
@@ -140,7 +150,8 @@ def test_frequencies_of_independent_draws(backend, device):
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -torch.inf, 1.5, 0.5, -0.5], device=device)
     keys = torch.arange(8, device=device) * 0x9E3779B97F4A7C15 % 2**62
     rows = logits.expand(8, 8), keys, torch.arange(8, device=device, dtype=torch.int32)
-    tokens = sample_children(*rows, torch.full((8,), 2500, dtype=torch.int32, device=device), temperature=0.8, backend=backend)[0]
+    widths = torch.full((8,), 2500, dtype=torch.int32, device=device)
+    tokens, _ = sample_children(*rows, widths, temperature=0.8, backend=backend)
     counts = torch.bincount(tokens, minlength=8)
     assert counts[4] == 0
     seen = logits > -torch.inf
@@ -164,7 +175,7 @@ def test_frequencies_of_restricted_draws(backend, device, options):
 def test_frequencies_of_distinct_draws(backend, device):
     """Ordered pairs follow Plackett-Luce: p_a * p_b / (1 - p_a)."""
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5], device=device)
-    rows = 4000
+    rows = 2500
     keys = torch.arange(rows, device=device)
     widths = torch.full((rows,), 2, dtype=torch.int32, device=device)
     tokens, _ = sample_children(logits.expand(rows, 5), keys, widths * 0, widths, distinct=True, backend=backend)
@@ -181,18 +192,19 @@ def test_a_row_does_not_depend_on_its_batch(backend, device, options):
     """Bitwise the same alone, in another order, and on another number of threads."""
     logits, keys, positions, _ = make_rows(23, 1000, device=device, seed=4)
     widths = torch.full((23,), 3, dtype=torch.int32, device=device)
-    tokens, log_probs = (x.view(23, 3) for x in sample_children(logits, keys, positions, widths, backend=backend, **options))
+    options = {**options, "backend": backend}
+    tokens, log_probs = (x.view(23, 3) for x in sample_children(logits, keys, positions, widths, **options))
     order = torch.randperm(23, generator=torch.Generator().manual_seed(1)).to(device)
-    moved = sample_children(logits[order], keys[order], positions[order], widths, backend=backend, **options)
+    moved = sample_children(logits[order], keys[order], positions[order], widths, **options)
     assert torch.equal(moved[0].view(23, 3), tokens[order])
     assert torch.equal(moved[1].view(23, 3), log_probs[order])
-    alone = sample_children(logits[7:8], keys[7:8], positions[7:8], widths[:1], backend=backend, **options)
+    alone = sample_children(logits[7:8], keys[7:8], positions[7:8], widths[:1], **options)
     assert torch.equal(alone[0], tokens[7])
     assert torch.equal(alone[1], log_probs[7])
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 3)
     try:
-        again = sample_children(logits, keys, positions, widths, backend=backend, **options)
+        again = sample_children(logits, keys, positions, widths, **options)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(again[0].view(23, 3), tokens)
@@ -201,13 +213,10 @@ def test_a_row_does_not_depend_on_its_batch(backend, device, options):
 
 def test_more_children_keep_the_first(backend, device):
     """Child j of a row is the same however many siblings follow it."""
-    logits, keys, positions, _ = make_rows(1, 500, device=device)
+    logits = make_rows(1, 500)[0][0]
     for distinct in (False, True):
-        few, many = (
-            sample_children(logits, keys, positions, torch.tensor([w], dtype=torch.int32, device=device), distinct=distinct, backend=backend)[0]
-            for w in (3, 11)
-        )
-        assert torch.equal(few, many[:3])
+        few, many = (one_row(logits, width, device, distinct=distinct, backend=backend) for width in (3, 11))
+        assert few == many[:3]
 
 
 def test_key_and_position_both_matter(backend, device):
@@ -215,8 +224,9 @@ def test_key_and_position_both_matter(backend, device):
     numbers = {"dtype": torch.int32, "device": device}
     keys = torch.tensor([1, 1, 1 + 2**32, 2], device=device)
     positions = torch.tensor([0, 1, 0, 0], **numbers)
+    widths = torch.full((4,), 2, **numbers)
     for distinct in (False, True):
-        tokens, _ = sample_children(logits, keys, positions, torch.full((4,), 2, **numbers), distinct=distinct, backend=backend)
+        tokens, _ = sample_children(logits, keys, positions, widths, distinct=distinct, backend=backend)
         assert len(set(tokens.tolist())) == 8
 
 
@@ -224,7 +234,8 @@ def test_distinct_children_differ_and_descend(backend, device):
     """Against Gumbel noise recomputed here from the words of the counter."""
     logits, keys, positions, _ = make_rows(5, 203, device=device, seed=9)
     widths = torch.full((5,), 20, dtype=torch.int32, device=device)
-    tokens = sample_children(logits, keys, positions, widths, distinct=True, temperature=0.7, backend=backend)[0].view(5, 20)
+    tokens, _ = sample_children(logits, keys, positions, widths, distinct=True, temperature=0.7, backend=backend)
+    tokens = tokens.view(5, 20)
     for row in range(5):
         assert len(set(tokens[row].tolist())) == 20
         block = torch.arange(203) // 4
@@ -323,7 +334,7 @@ def test_bad_input():
         sample_children(logits, keys.int(), positions, widths)
     with pytest.raises(TypeError, match="sample_children: widths must be int32, got int64"):
         sample_children(logits, keys, positions, widths.long())
-    with pytest.raises(TypeError, match="sample_children: logits must be .*, got int64"):
+    with pytest.raises(TypeError, match=r"sample_children: logits must be .*, got int64"):
         sample_children(logits.long(), keys, positions, widths)
     with pytest.raises(ValueError, match="sample_children: widths must be at least 0, got"):
         sample_children(logits, keys, positions, widths - 6)

@@ -72,11 +72,12 @@ def test_written_out(backend, device):
     hidden = torch.stack([p.log(), (1 - p).log()], 1)
     rows = torch.tensor([0, 1, 2], dtype=torch.int32, device=device)
     offsets = torch.tensor([0, 3, 3], dtype=torch.int32, device=device)
+    weight = torch.eye(2, device=device)
     for aggregate, wanted in [("last", 0.8), ("min", 0.2), ("prod", 0.08), ("mean", 0.5)]:
-        steps, paths = score_steps(hidden, rows, offsets, torch.eye(2, device=device), aggregate=aggregate, backend=backend)
+        steps, paths = score_steps(hidden, rows, offsets, weight, aggregate=aggregate, backend=backend)
         torch.testing.assert_close(steps, p)
         torch.testing.assert_close(paths, torch.tensor([wanted, 0.0], device=device))
-    other = score_steps(hidden, rows, offsets, torch.eye(2, device=device), positive=1, backend=backend)[0]
+    other = score_steps(hidden, rows, offsets, weight, positive=1, backend=backend)[0]
     torch.testing.assert_close(other, 1 - p)
 
 
@@ -130,11 +131,11 @@ def test_nan_stays_visible(backend, device, aggregate):
 
 
 def test_strided_arguments(backend, device):
-    hidden, rows, offsets, weight, bias, prior, done = make_case((9, 40, 2, [2, 0, 3]), torch.bfloat16, device)
-    want = score_steps(hidden, rows, offsets, weight, bias, aggregate="mean", prior=prior, prior_steps=done, backend=backend)
-    rows, offsets, bias, prior, done = (torch.stack([x, x - x + POISON_INDEX], 1)[:, 0] for x in (rows, offsets, bias, prior, done))
-    hidden, weight = hidden.T.contiguous().T, weight.T.contiguous().T
-    got = score_steps(hidden, rows, offsets, weight, bias, aggregate="mean", prior=prior, prior_steps=done, backend=backend)
+    case = make_case((9, 40, 2, [2, 0, 3]), torch.bfloat16, device)
+    options = {"aggregate": "mean", "backend": backend}
+    want = score_steps(*case[:5], **options, prior=case[5], prior_steps=case[6])
+    case = [x.T.contiguous().T if x.dim() > 1 else torch.stack([x, x * 0 + POISON_INDEX], 1)[:, 0] for x in case]
+    got = score_steps(*case[:5], **options, prior=case[5], prior_steps=case[6])
     assert torch.equal(got[0], want[0])
     assert torch.equal(got[1], want[1])
 
@@ -161,7 +162,9 @@ def test_bad_input():
         score_steps(*args, bias[:1])
     with pytest.raises(ValueError, match=r"score_steps: prior must be \[3\], got \[2\]"):
         score_steps(*args, prior=prior[:2], prior_steps=done)
-    with pytest.raises(ValueError, match="score_steps: prior and prior_steps must be given together, got prior given"):
+    with pytest.raises(
+        ValueError, match="score_steps: prior and prior_steps must be given together, got no prior_steps"
+    ):
         score_steps(*args, prior=prior)
     with pytest.raises(TypeError, match="score_steps: prior_steps must be int32, got int64"):
         score_steps(*args, prior=prior, prior_steps=done.long())
@@ -173,7 +176,7 @@ def test_bad_input():
         score_steps(*args, positive=2)
     with pytest.raises(ValueError, match="score_steps: head must be softmax or sigmoid or raw, got 'mlp'"):
         score_steps(*args, head="mlp")
-    with pytest.raises(ValueError, match="score_steps: aggregate must be last or .*, got 'max'"):
+    with pytest.raises(ValueError, match=r"score_steps: aggregate must be last or .*, got 'max'"):
         score_steps(*args, aggregate="max")
     with pytest.raises(ValueError, match="score_steps: prior_steps must be at least 0"):
         score_steps(*args, prior=prior, prior_steps=done - 4)

@@ -57,7 +57,7 @@ def random_case(seed, count=500):
 def check(backend, device, seed, rule, temperature):
     scores, sizes, keep, budget = random_case(seed)
     numbers = {"dtype": torch.int32, "device": device}
-    args = scores.to(device), groups_of(sizes).to(device), torch.tensor(keep, **numbers), torch.tensor(budget, **numbers)
+    args = scores.to(device), groups_of(sizes).to(device), *(torch.tensor(x, **numbers) for x in (keep, budget))
     widths = select_children(*args, rule=rule, temperature=temperature, backend=backend)
     assert widths.dtype == torch.int32
     groups = zip(scores.split(sizes), widths.cpu().split(sizes), keep, budget, strict=True)

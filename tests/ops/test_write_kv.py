@@ -49,7 +49,8 @@ def test_strided_rows(backend, device):
     fused = peaky(19, 6, 8, generator=torch.Generator().manual_seed(1)).to(device)
     turned = peaky(2, 19, 8, generator=torch.Generator().manual_seed(2)).to(device).transpose(0, 1)
     spread = peaky(19, 2, 16, generator=torch.Generator().manual_seed(3)).to(device)[..., ::2]
-    for k, v in [(fused[:, 2:4], fused[:, 4:]), (turned, fused[:, :2]), (spread, turned), (fused[:, 1:2].expand(19, 2, 8), spread)]:
+    broadcast = fused[:, 1:2].expand(19, 2, 8)
+    for k, v in [(fused[:, 2:4], fused[:, 4:]), (turned, fused[:, :2]), (spread, turned), (broadcast, spread)]:
         check(backend, k, v, k_pages.clone(), v_pages.clone(), slots)
     check(backend, turned, turned, k_pages, v_pages, torch.stack([slots, slots], 1)[:, 0])
 

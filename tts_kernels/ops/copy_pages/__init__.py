@@ -9,9 +9,7 @@ from tts_kernels._checks import REFERENCE_FLOATS, Dims, expect, expect_contiguou
 from tts_kernels.backends import Backend, dispatch
 
 
-def copy_pages(
-    k_pages: Tensor, v_pages: Tensor, src: Tensor, dst: Tensor, *, backend: Backend | None = None
-) -> None:
+def copy_pages(k_pages: Tensor, v_pages: Tensor, src: Tensor, dst: Tensor, *, backend: Backend | None = None) -> None:
     """Copy page ``src[i]`` to page ``dst[i]`` in every layer, keys and values, in place.
 
     k_pages, v_pages: [L, P, Hkv, S, D] float32, bfloat16 or float16, contiguous; src, dst: [n] int32 in [0, P).

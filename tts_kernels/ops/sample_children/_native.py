@@ -19,7 +19,5 @@ def sample_children(
     tokens = keys.new_empty(total)
     log_probs = logits.new_empty(total, dtype=torch.float32)
     rows = logits.contiguous(), keys.contiguous(), positions.contiguous()
-    torch.ops.tts_kernels.sample_children(
-        *rows, offsets, tokens, log_probs, temperature, top_k, top_p, min_p, distinct
-    )
+    torch.ops.tts_kernels.sample_children(*rows, offsets, tokens, log_probs, temperature, top_k, top_p, min_p, distinct)
     return tokens, log_probs

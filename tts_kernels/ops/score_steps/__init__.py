@@ -37,7 +37,7 @@ def score_steps(
     hidden: [T, H] float32, bfloat16 or float16; rows: [M] int32, where steps end; offsets: [B + 1] int32 ascending
     from 0 to M, path b's new steps are rows[offsets[b]:offsets[b + 1]]; weight: [C, H] in hidden's dtype, only the
     rows of the head that matter (two for "+" and "-"); bias: [C] float32. prior, prior_steps: [B] float32 and int32,
-    the aggregate over a path's earlier steps and their number, both or neither; prior is not read where the number is 0.
+    the aggregate over a path's earlier steps and their number, both or neither; prior is not read where that is 0.
     Returns step_scores [M] and path_scores [B], float32.
 
     logits = weight @ hidden[row] + bias in float32. head "softmax": probability of class ``positive`` among the C;
@@ -54,7 +54,8 @@ def score_steps(
     expect_dtype(OP, torch.int32, rows=rows, offsets=offsets)
     expect_same(OP, "dtype", hidden=hidden, weight=weight)
     expect(OP, offsets.dim() == 1 and len(offsets) > 0, "offsets", "[B + 1]", list(offsets.shape))
-    expect(OP, (prior is None) == (prior_steps is None), "prior and prior_steps", "given together", _given(prior, prior_steps))
+    missing = [name for name, x in (("prior", prior), ("prior_steps", prior_steps)) if x is None]
+    expect(OP, len(missing) != 1, "prior and prior_steps", "given together", f"no {''.join(missing)}")
     optional = {}
     for name, tensor, dtype, size in (
         ("bias", bias, torch.float32, dims["C"]),
@@ -74,10 +75,6 @@ def score_steps(
         _check_values(rows, offsets, prior_steps, dims["T"])
     run = dispatch(OP, backend, hidden.device)
     return run(hidden, rows, offsets, weight, bias, head, positive, aggregate, prior, prior_steps)
-
-
-def _given(prior: Tensor | None, prior_steps: Tensor | None) -> str:
-    return f"prior {'missing' if prior is None else 'given'}, prior_steps {'missing' if prior_steps is None else 'given'}"
 
 
 def _check_values(rows: Tensor, offsets: Tensor, prior_steps: Tensor | None, tokens: int) -> None:

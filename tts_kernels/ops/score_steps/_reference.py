@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -42,8 +44,7 @@ def score_steps(
         logits = logits + bias
     steps = step_score(logits, head, positive)
     paths = steps.new_zeros(len(offsets) - 1)
-    bounds = offsets.tolist()
-    for b, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        earlier = (0.0, 0) if prior is None else (float(prior[b]), int(prior_steps[b]))
+    for b, (begin, end) in enumerate(pairwise(offsets.tolist())):
+        earlier = (0.0, 0) if prior is None or prior_steps is None else (float(prior[b]), int(prior_steps[b]))
         paths[b] = path_score(steps[begin:end], aggregate, *earlier)
     return steps.float(), paths.float()

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,8 +26,7 @@ def select_children(
     scores: Tensor, offsets: Tensor, keep: Tensor, budget: Tensor, rule: str, temperature: float
 ) -> Tensor:
     widths = torch.zeros_like(scores, dtype=torch.int32)
-    bounds = offsets.tolist()
-    for begin, end, kept, total in zip(bounds[:-1], bounds[1:], keep.tolist(), budget.tolist(), strict=True):
+    for (begin, end), kept, total in zip(pairwise(offsets.tolist()), keep.tolist(), budget.tolist(), strict=True):
         group = scores[begin:end]
         order = torch.argsort(group, descending=True, stable=True)[:kept]
         if len(order):
