@@ -30,6 +30,8 @@ KERNEL_FLAGS = [
     *COMMON_FLAGS,
     "-fno-math-errno",
     "-fno-trapping-math",
+    # Debug symbols of vector templates double the build's time.
+    "-g0",
     "-Wno-uninitialized",
     "-Wno-maybe-uninitialized",
 ]
