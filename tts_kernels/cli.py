@@ -133,6 +133,8 @@ def search(
 
 def demo_runs(limit: int, seed: int) -> Iterator[tuple[str, list[SearchResult], RunStats]]:
     """The searches of the demo: name, results and cost of each."""
+    # Models this small only lose by handing their work from thread to thread.
+    torch.set_num_threads(1)
     problems = read_problems(assets.PROBLEMS, limit)
     options = {"aggregate": None, "backend": None, "kv_bytes": 1 << 30, "page_size": 16}
     decoder = _load(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)

@@ -16,8 +16,7 @@ def share_by_weight(scores: list[float], budget: int, temperature: float) -> lis
     widths = []
     for weight, rest in zip(weights, remaining, strict=True):
         # A share that is a whole number but for rounding is that number: equal scores share evenly.
-        share = math.ceil(budget * weight / rest * (1 - 1e-12)) if budget > 0 else 0
-        widths.append(min(budget, share))
+        widths.append(math.ceil(budget * weight / rest * (1 - 1e-12)) if budget > 0 else 0)
         budget -= widths[-1]
     return widths
 
