@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tts_kernels import _ext
 from tts_kernels.ops.tree_attention import tree_attention
+from tts_kernels.ops.tree_attention._reference import visible_tokens
 from tts_kernels.plan import Plan, make_plan
 from tts_kernels.testing import assert_matches_oracle, peaky
 
@@ -80,9 +81,6 @@ def grow(shape: Shape) -> tuple[object, Tensor]:
 
 def unshared(pages: Tensor, plan: Plan) -> Tensor:
     """[N, Hkv, T, D]: each row's path, gathered as decoding without sharing would store it."""
-    # The reference's expansion is the only place that knows a row's tokens.
-    from tts_kernels.ops.tree_attention._reference import visible_tokens
-
     tokens = torch.stack([t.sort().values for t in visible_tokens(plan, window=0)])
     return pages[tokens // PAGE_SIZE, :, tokens % PAGE_SIZE].transpose(1, 2).contiguous()
 

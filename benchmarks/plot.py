@@ -39,7 +39,7 @@ def draw(demo: list[dict[str, str]]) -> None:
     right.set_xticks(list(places), names)
     right.set_ylabel("KV read, GB")
     right.set_title("memory traffic of the same searches")
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="upper left")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", labelsize=8)
@@ -48,7 +48,7 @@ def draw(demo: list[dict[str, str]]) -> None:
 
 def tables(demo: list[dict[str, str]], decode: list[dict[str, str]]) -> str:
     lines = [
-        f"Searches of `make demo` ({demo[0]['problems']} problems; {demo[0]['device']}, {demo[0]['threads']} threads):",
+        f"Searches of `make demo` ({demo[0]['problems']} problems; {demo[0]['device']}, {demo[0]['threads']} thread(s)):",
         "",
         "| search | solved | policy tokens | PRM tokens | KV read | unshared | seconds |",
         "|---|---|---|---|---|---|---|",

@@ -13,8 +13,8 @@ _STATED = re.compile(r"(?:answer is:?|answer:|####)\s*(.+)", re.IGNORECASE)
 def extract_answer(text: str) -> str | None:
     r"""The canonical answer of a solution, or None.
 
-    The last ``\boxed{...}``; else the sentence behind the last "answer is", "answer:" or "####"; else what follows the last
-    "="; else the last number. Numbers lose thousands separators and trailing zeros.
+    The last ``\boxed{...}``; else the sentence behind the last "answer is", "answer:" or "####"; else what follows the
+    last "="; else the last number. Numbers lose thousands separators and trailing zeros.
     """
     boxed = _last_boxed(text)
     if boxed is not None:

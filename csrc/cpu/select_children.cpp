@@ -34,8 +34,8 @@ void share_by_weight(Candidate* kept, int64_t count, int64_t budget, double temp
     kept[i].weight_from_here = sum += kept[i].weight;
   }
   for (int64_t i = 0; i < count && budget > 0; ++i) {
-    const double share = std::ceil(double(budget) * kept[i].weight / kept[i].weight_from_here * kBelowRounding);
-    const int64_t width = share < double(budget) ? int64_t(share) : budget;
+    // Never more than is left, since the weight is a part of weight_from_here; all of it for the last.
+    const auto width = int64_t(std::ceil(double(budget) * kept[i].weight / kept[i].weight_from_here * kBelowRounding));
     widths[kept[i].index] = int32_t(width);
     budget -= width;
   }

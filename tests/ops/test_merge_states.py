@@ -55,7 +55,7 @@ def test_bad_input():
         merge_states(outs, lses[..., :4])
     with pytest.raises(TypeError, match="merge_states: lses must be float32, got float64"):
         merge_states(outs, lses.double())
-    with pytest.raises(TypeError, match="merge_states: outs must be .*, got int32"):
+    with pytest.raises(TypeError, match=r"merge_states: outs must be .*, got int32"):
         merge_states(outs.int(), lses)
     with pytest.raises(ValueError, match="backend must be one of"):
         merge_states(outs, lses, backend="fast")

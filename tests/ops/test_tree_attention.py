@@ -133,30 +133,37 @@ def test_other_rows_do_not_show(isa):
         together = tree_attention(case.q, *args, case.plan, window=window, backend="native")
         for count in (1, 2, 7):
             part = first_rows(case, count)
-            assert torch.equal(tree_attention(part.q, *args, part.plan, window=window, backend="native"), together[:count])
+            alone = tree_attention(part.q, *args, part.plan, window=window, backend="native")
+            assert torch.equal(alone, together[:count])
 
 
-def test_what_other_rows_read_does_not_show(backend, device):
-    """NaN in one leaf stays with the rows that see it; a NaN query stays with its row."""
+def test_nan_stays_where_it_is_seen(backend, device):
+    """A NaN query spoils its row only, NaN values of a leaf the rows of that leaf only."""
     case = random_case(Shape(nodes=12, node_tokens=30, page_size=1, tile_rows=64), torch.float32, device, seed=9)
-    args = (case.k_pages, case.v_pages)
-    clean = tree_attention(case.q, *args, case.plan, backend=backend)
+    q, k, v, plan = case.q, case.k_pages, case.v_pages, case.plan
+    clean = tree_attention(q, k, v, plan, backend=backend)
     row = max(r for r, (_, pos) in enumerate(case.rows) if pos >= 0)
     leaf = case.nodes[case.rows[row][0]]
-    assert leaf.leaf and leaf.row_end - leaf.row_begin == 1
-    spoilt = case.q.clone()
-    spoilt[row] = torch.nan
-    out = tree_attention(spoilt, *args, case.plan, backend=backend)
-    assert torch.isnan(out[row]).all()
+    assert leaf.leaf
+    assert leaf.row_end - leaf.row_begin == 1
     others = torch.arange(len(case.rows), device=device) != row
-    assert torch.equal(out[others], clean[others])
+
+    spoilt_q = q.clone()
+    spoilt_q[row] = torch.nan
+    spoilt_v = v.clone()
+    own = [run for run in plan.runs.tolist() if run[0] == row and run[1] == row + 1 and run[3] >= leaf.base]
+    for _, _, page_begin, base, length in own:
+        written = min(length, leaf.base + leaf.length - base)
+        spoilt_v[plan.pages[page_begin : page_begin + written].long()] = torch.nan
+    for args in ((spoilt_q, k, v), (q, k, spoilt_v)):
+        out = tree_attention(*args, plan, backend=backend)
+        assert torch.isnan(out[row]).all()
+        assert torch.equal(out[others], clean[others])
 
 
 def test_no_rows(backend, device):
     case = random_case(Shape(nodes=1, layers=1), torch.float32, device)
-    empty = {
-        name: getattr(case.plan, name)[:0] for name in ("units", "runs", "pages", "row_pos", "join_slots")
-    }  # fmt: skip
+    empty = {name: getattr(case.plan, name)[:0] for name in ("units", "runs", "pages", "row_pos", "join_slots")}
     plan = replace(case.plan, **empty, join_ptr=case.plan.join_ptr[:1], num_slots=0, num_rows=0)
     out, lse = tree_attention(case.q[:0], case.k_pages, case.v_pages, plan, return_lse=True, backend=backend)
     assert out.shape == (0, 8, 64)
@@ -186,9 +193,9 @@ def test_bad_input():
         tree_attention(q, k, v[1:], plan)
     with pytest.raises(ValueError, match="D=32 from q"):
         tree_attention(q[..., :32], k, v, plan)
-    with pytest.raises(TypeError, match="q must be float32 or .*, got int32"):
+    with pytest.raises(TypeError, match=r"q must be float32 or .*, got int32"):
         tree_attention(q.int(), k, v, plan)
-    with pytest.raises(TypeError, match="k_pages must have the dtype of q, torch.float32, got torch.bfloat16"):
+    with pytest.raises(TypeError, match=r"k_pages must have the dtype of q, torch\.float32, got torch\.bfloat16"):
         tree_attention(q, k.bfloat16(), v, plan)
     with pytest.raises(ValueError, match="v_pages must have the device of q, cpu, got meta"):
         tree_attention(q, k, v.to("meta"), plan)

@@ -92,13 +92,15 @@ def random_case(shape: Shape, dtype: torch.dtype, device: torch.device | str, se
     k_pages, v_pages = (fill_pages(kv, node_pages, num_pages, shape.page_size) for kv in (keys, values))
     q = peaky(len(rows), shape.q_heads, shape.head_dim, generator=generator, dtype=dtype)
     plan = random_plan(nodes, rows, node_pages, shape, rng, device)
-    move = [t.to(device) for t in (q, k_pages, v_pages)]
-    return Case(*move, plan, nodes, rows, [k.to(device) for k in keys], [v.to(device) for v in values])
+    q, k_pages, v_pages = q.to(device), k_pages.to(device), v_pages.to(device)
+    return Case(q, k_pages, v_pages, plan, nodes, rows, [k.to(device) for k in keys], [v.to(device) for v in values])
 
 
 def random_forest(shape: Shape, rng: Random) -> tuple[list[Node], list[tuple[int, int]]]:
     """Nodes in depth-first order and rows (node, path position) in the order of their nodes."""
-    parents = [-1 if i == 0 or rng.random() < 0.1 else rng.choice((i - 1, rng.randrange(i))) for i in range(shape.nodes)]
+    parents = [-1]
+    for node in range(1, shape.nodes):
+        parents.append(-1 if rng.random() < 0.1 else rng.choice((node - 1, rng.randrange(node))))
     children: list[list[int]] = [[i for i, p in enumerate(parents) if p == node] for node in range(shape.nodes)]
     nodes: list[Node] = []
     rows: list[tuple[int, int]] = []
@@ -190,7 +192,9 @@ def _layout(
         for row in range(begin, end):
             readers[row].append((number, any(low <= row < high for low, high, _ in cut)))
     joined = [len(units_of_row) > 1 or rng.random() < 0.2 for units_of_row in readers]
-    unit_rows, run_rows, pages, slots = [], [], [POISON_INDEX], 0
+    unit_rows: list[tuple[int, ...]] = []
+    run_rows: list[tuple[int, ...]] = []
+    pages, slots = [POISON_INDEX], 0
     for begin, end, cut in units:
         first_run = len(run_rows)
         for low, high, run in cut:

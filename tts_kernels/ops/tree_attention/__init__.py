@@ -59,7 +59,8 @@ def tree_attention(
     q: [N, Hq, D] float32, bfloat16 or float16, D 1 to 256, any strides (copied if D is not contiguous).
     k_pages, v_pages: [pages, Hkv, page_size, D] of q's dtype, contiguous; query head h reads kv head h // (Hq // Hkv).
     plan: who reads which pages; its arrays are trusted. A row sees the keys of its runs at path positions
-    (row_pos - window, row_pos], from 0 when window is 0; nothing else is read, whatever it holds.
+    (row_pos - window, row_pos], from 0 when window is 0. Tokens behind the last that a run's rows see are never read:
+    they, and pages of no run, may hold anything.
     Scores are q.k * scale (default D**-0.5), then softcap * tanh(score / softcap) when softcap > 0.
     Returns out [N, Hq, D] in q.dtype; with return_lse also lse [N, Hq] float32, the natural log of the sum of the
     exponentials of the scores. A row that sees no key gives zeros and -inf. Sums are float32 whatever the dtype.
@@ -87,5 +88,6 @@ def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: Plan) -> None:
     expect(OP, 1 <= dims["D"] <= 256, "head_dim", "1 to 256", dims["D"])
     heads, kv_heads = dims["Hq"], dims["Hkv"]
     expect(OP, kv_heads > 0 and heads % kv_heads == 0, "query heads", f"a multiple of {kv_heads} kv heads", heads)
-    expect(OP, dims["page_size"] == plan.page_size, "page_size of k_pages", f"{plan.page_size} as in plan", dims["page_size"])
-    expect(OP, dims["N"] == len(plan.row_pos), "rows of q", f"{len(plan.row_pos)} as in plan", dims["N"])
+    size, rows = dims["page_size"], dims["N"]
+    expect(OP, size == plan.page_size, "page_size of k_pages", f"{plan.page_size} as in plan", size)
+    expect(OP, rows == len(plan.row_pos), "rows of q", f"{len(plan.row_pos)} as in plan", rows)
