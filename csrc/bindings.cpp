@@ -49,60 +49,123 @@ T* out(Tensor& t) {
 void tree_attention_cpu(Tensor q, Tensor k_pages, Tensor v_pages, Tensor units, Tensor runs, Tensor page_ids,
                         Tensor row_pos, Tensor join_ptr, Tensor join_slots, Tensor part_out, Tensor part_lse,
                         Tensor out_, Tensor lse, double scale, double softcap, int64_t window) {
-  const tts::TreeAttentionParams p{
-      q.const_data_ptr(), k_pages.const_data_ptr(), v_pages.const_data_ptr(), in<tts::Unit>(units), in<tts::Run>(runs),
-      in<int32_t>(page_ids), in<int32_t>(row_pos), in<int32_t>(join_ptr), in<int32_t>(join_slots), out<float>(part_out),
-      out<float>(part_lse), out_.mutable_data_ptr(), out<float>(lse), q.stride(0), q.stride(1), q.size(0), units.size(0),
-      q.size(1), k_pages.size(1), q.size(2), k_pages.size(2), static_cast<float>(scale), static_cast<float>(softcap),
-      window, dtype_of(q)};
+  const tts::TreeAttentionParams p{q.const_data_ptr(),
+                                   k_pages.const_data_ptr(),
+                                   v_pages.const_data_ptr(),
+                                   in<tts::Unit>(units),
+                                   in<tts::Run>(runs),
+                                   in<int32_t>(page_ids),
+                                   in<int32_t>(row_pos),
+                                   in<int32_t>(join_ptr),
+                                   in<int32_t>(join_slots),
+                                   out<float>(part_out),
+                                   out<float>(part_lse),
+                                   out_.mutable_data_ptr(),
+                                   out<float>(lse),
+                                   q.stride(0),
+                                   q.stride(1),
+                                   q.size(0),
+                                   units.size(0),
+                                   q.size(1),
+                                   k_pages.size(1),
+                                   q.size(2),
+                                   k_pages.size(2),
+                                   static_cast<float>(scale),
+                                   static_cast<float>(softcap),
+                                   window,
+                                   dtype_of(q)};
   TTS_CALL_KERNEL(tree_attention, p, torch_pool());
 }
 
 void merge_states_cpu(Tensor outs, Tensor lses, Tensor out_, Tensor lse) {
-  const tts::MergeStatesParams p{outs.const_data_ptr(), in<float>(lses), out_.mutable_data_ptr(), out<float>(lse),
-                                 outs.size(0), outs.size(1), outs.size(2), outs.size(3), dtype_of(outs)};
+  const tts::MergeStatesParams p{outs.const_data_ptr(), in<float>(lses), out_.mutable_data_ptr(),
+                                 out<float>(lse),       outs.size(0),    outs.size(1),
+                                 outs.size(2),          outs.size(3),    dtype_of(outs)};
   TTS_CALL_KERNEL(merge_states, p, torch_pool());
 }
 
 void write_kv_cpu(Tensor k, Tensor v, Tensor k_pages, Tensor v_pages, Tensor slots) {
-  const tts::WriteKvParams p{k.const_data_ptr(), v.const_data_ptr(), k_pages.mutable_data_ptr(),
-                             v_pages.mutable_data_ptr(), in<int32_t>(slots), k.stride(0), k.stride(1), v.stride(0),
-                             v.stride(1), k.size(0), k.size(1), k.size(2), k_pages.size(2),
+  const tts::WriteKvParams p{k.const_data_ptr(),
+                             v.const_data_ptr(),
+                             k_pages.mutable_data_ptr(),
+                             v_pages.mutable_data_ptr(),
+                             in<int32_t>(slots),
+                             k.stride(0),
+                             k.stride(1),
+                             v.stride(0),
+                             v.stride(1),
+                             k.size(0),
+                             k.size(1),
+                             k.size(2),
+                             k_pages.size(2),
                              static_cast<int64_t>(k.element_size())};
   TTS_CALL_KERNEL(write_kv, p, torch_pool());
 }
 
 void copy_pages_cpu(Tensor k_pages, Tensor v_pages, Tensor src, Tensor dst) {
   const int64_t page_bytes = k_pages.size(2) * k_pages.size(3) * k_pages.size(4) * int64_t(k_pages.element_size());
-  const tts::CopyPagesParams p{k_pages.mutable_data_ptr(), v_pages.mutable_data_ptr(), in<int32_t>(src),
-                               in<int32_t>(dst), k_pages.size(0), k_pages.size(1), src.size(0), page_bytes};
+  const tts::CopyPagesParams p{k_pages.mutable_data_ptr(),
+                               v_pages.mutable_data_ptr(),
+                               in<int32_t>(src),
+                               in<int32_t>(dst),
+                               k_pages.size(0),
+                               k_pages.size(1),
+                               src.size(0),
+                               page_bytes};
   TTS_CALL_KERNEL(copy_pages, p, torch_pool());
 }
 
 void sample_children_cpu(Tensor logits, Tensor keys, Tensor positions, Tensor offsets, Tensor tokens, Tensor log_probs,
                          double temperature, int64_t top_k, double top_p, double min_p, bool distinct) {
-  const tts::SampleChildrenParams p{
-      logits.const_data_ptr(), in<int64_t>(keys), in<int32_t>(positions), in<int32_t>(offsets), out<int64_t>(tokens),
-      out<float>(log_probs), logits.size(0), logits.size(1), temperature, top_p, min_p, top_k, distinct,
-      dtype_of(logits)};
+  const tts::SampleChildrenParams p{logits.const_data_ptr(),
+                                    in<int64_t>(keys),
+                                    in<int32_t>(positions),
+                                    in<int32_t>(offsets),
+                                    out<int64_t>(tokens),
+                                    out<float>(log_probs),
+                                    logits.size(0),
+                                    logits.size(1),
+                                    temperature,
+                                    top_p,
+                                    min_p,
+                                    top_k,
+                                    distinct,
+                                    dtype_of(logits)};
   TTS_CALL_KERNEL(sample_children, p, torch_pool());
 }
 
 void score_steps_cpu(Tensor hidden, Tensor rows, Tensor offsets, Tensor weight, std::optional<Tensor> bias,
                      std::optional<Tensor> prior, std::optional<Tensor> prior_steps, Tensor step_scores,
                      Tensor path_scores, int64_t positive, int64_t head, int64_t aggregate) {
-  const tts::ScoreStepsParams p{hidden.const_data_ptr(), in<int32_t>(rows), in<int32_t>(offsets),
-                                weight.const_data_ptr(), in<float>(bias), in<float>(prior), in<int32_t>(prior_steps),
-                                out<float>(step_scores), out<float>(path_scores), rows.size(0), path_scores.size(0),
-                                weight.size(0), hidden.size(1), positive, static_cast<tts::ScoreHead>(head),
-                                static_cast<tts::Aggregate>(aggregate), dtype_of(hidden)};
+  const tts::ScoreStepsParams p{hidden.const_data_ptr(),
+                                in<int32_t>(rows),
+                                in<int32_t>(offsets),
+                                weight.const_data_ptr(),
+                                in<float>(bias),
+                                in<float>(prior),
+                                in<int32_t>(prior_steps),
+                                out<float>(step_scores),
+                                out<float>(path_scores),
+                                rows.size(0),
+                                path_scores.size(0),
+                                weight.size(0),
+                                hidden.size(1),
+                                positive,
+                                static_cast<tts::ScoreHead>(head),
+                                static_cast<tts::Aggregate>(aggregate),
+                                dtype_of(hidden)};
   TTS_CALL_KERNEL(score_steps, p, torch_pool());
 }
 
 void select_children_cpu(Tensor scores, Tensor offsets, Tensor keep, Tensor budget, Tensor widths, int64_t rule,
                          double temperature) {
-  const tts::SelectChildrenParams p{in<float>(scores), in<int32_t>(offsets), in<int32_t>(keep), in<int32_t>(budget),
-                                    out<int32_t>(widths), keep.size(0), static_cast<tts::SelectRule>(rule),
+  const tts::SelectChildrenParams p{in<float>(scores),
+                                    in<int32_t>(offsets),
+                                    in<int32_t>(keep),
+                                    in<int32_t>(budget),
+                                    out<int32_t>(widths),
+                                    keep.size(0),
+                                    static_cast<tts::SelectRule>(rule),
                                     temperature};
   TTS_CALL_KERNEL(select_children, p, torch_pool());
 }

@@ -15,19 +15,19 @@ struct Run {
 };
 
 struct TreeAttentionParams {
-  const void* q;               // [rows, q_heads, head_dim] dtype, head_dim contiguous
-  const void* k_pages;         // [pages, kv_heads, page_size, head_dim] dtype, contiguous
-  const void* v_pages;         // [pages, kv_heads, page_size, head_dim] dtype, contiguous
-  const Unit* units;           // [num_units]
-  const Run* runs;             // [num_runs]
-  const int32_t* page_ids;     // [*]
-  const int32_t* row_pos;      // [rows]
-  const int32_t* join_ptr;     // [rows + 1]
-  const int32_t* join_slots;   // [join_ptr[rows]]
-  float* part_out;             // [num_slots, q_heads, head_dim]
-  float* part_lse;             // [num_slots, q_heads]
-  void* out;                   // [rows, q_heads, head_dim] dtype, contiguous
-  float* lse;                  // [rows, q_heads]
+  const void* q;              // [rows, q_heads, head_dim] dtype, head_dim contiguous
+  const void* k_pages;        // [pages, kv_heads, page_size, head_dim] dtype, contiguous
+  const void* v_pages;        // [pages, kv_heads, page_size, head_dim] dtype, contiguous
+  const Unit* units;          // [num_units]
+  const Run* runs;            // [num_runs]
+  const int32_t* page_ids;    // [*]
+  const int32_t* row_pos;     // [rows]
+  const int32_t* join_ptr;    // [rows + 1]
+  const int32_t* join_slots;  // [join_ptr[rows]]
+  float* part_out;            // [num_slots, q_heads, head_dim]
+  float* part_lse;            // [num_slots, q_heads]
+  void* out;                  // [rows, q_heads, head_dim] dtype, contiguous
+  float* lse;                 // [rows, q_heads]
   int64_t q_stride_row, q_stride_head;
   int64_t rows, num_units, q_heads, kv_heads, head_dim, page_size;
   float scale;

@@ -29,7 +29,8 @@ void merge_one(const MergeStatesParams& p, int64_t at) {
     return total;
   };
   int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes) store(out + d, weighted([d](const T* row) { return load(row + d); }, Vec(0.0f)));
+  for (; d + kLanes <= dim; d += kLanes)
+    store(out + d, weighted([d](const T* row) { return load(row + d); }, Vec(0.0f)));
   for (; d < dim; ++d) store_float(out + d, weighted([d](const T* row) { return to_float(row[d]); }, 0.0f));
 }
 

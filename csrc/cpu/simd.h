@@ -42,8 +42,8 @@ inline float to_float(BFloat16 x) { return bit_cast<float>(uint32_t(x.bits) << 1
 inline float to_float(Float16 x) {
   // Shift the exponent into place, then rescale: exact for subnormals too. Infinity and NaN need the top exponent.
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff) << 13;
-  const float magnitude = (x.bits & 0x7c00) == 0x7c00 ? bit_cast<float>(rest | 0x7f800000u)
-                                                      : bit_cast<float>(rest) * 0x1p112f;
+  const float magnitude =
+      (x.bits & 0x7c00) == 0x7c00 ? bit_cast<float>(rest | 0x7f800000u) : bit_cast<float>(rest) * 0x1p112f;
   return bit_cast<float>(bit_cast<uint32_t>(magnitude) | sign);
 }
 
