@@ -56,7 +56,7 @@ def test_info_says_what_runs_and_why_not():
         (["--strategy", "best-of-n", "--width", "4"], "best-of-n takes no width"),
         (["--temperature", "-1"], "temperature must be in"),
         (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, got 'int8'"),
-        (["--model", "nowhere/at-all"], "--model nowhere/at-all:"),
+        (["--model", "nowhere/at/all"], "--model nowhere/at/all:"),
         (["--scorer", "prm"], "spec must be 'logprob' or 'prm:PATH', got 'prm'"),
         (["--scorer", "prm:/nowhere"], "must hold a scorer.json"),
         (["--aggregate", "sum"], "aggregate must be one of last, min, prod, mean, got 'sum'"),
