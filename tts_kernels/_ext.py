@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from functools import cache
 from types import ModuleType
 
@@ -49,3 +50,13 @@ def native_ops() -> list[str]:
     names = torch._C._dispatch_get_all_op_names()
     ours = sorted({n.removeprefix("tts_kernels::").split(".")[0] for n in names if n.startswith("tts_kernels::")})
     return [n for n in ours if not n.endswith("cpu_isa")]
+
+
+@cache
+def why_not_triton(device_type: str) -> str | None:
+    """Why Triton kernels cannot run on tensors of this type, or None. On the CPU they run in Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if device_type == "cuda" or (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return None
+    return f"triton kernels run on {device_type} only in the interpreter (TRITON_INTERPRET=1 before the start)"

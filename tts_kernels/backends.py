@@ -46,7 +46,7 @@ def why_not(op: str, backend: Backend, device: torch.device | str) -> str | None
     if not _has_module(op, backend):
         return f"{op} has no {backend} kernel in this version"
     if backend == "triton":
-        return None if kind == "cuda" else f"triton kernels do not run on {kind}"
+        return _ext.why_not_triton(kind)
     if kind != "cpu":
         return f"the native kernels of this version run on cpu only, not on {kind}"
     return _ext.why_not_native()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +39,13 @@ class Plan:
       one unit, which writes its result directly. Unit u puts its part of row r into slot
       ``part_begin + r - row_begin``; part_begin is -1 when none of its rows is joined.
     - ``num_slots``: partial results to make room for; slots of rows that are not joined stay unused.
+    - ``reads`` [E, 4]: page, base, row_begin, row_end. The runs page by page, for kernels that fill a tile of keys with
+      pages of several runs: ``pages[page]`` holds the keys at base .. base+page_size-1 for those rows. Within a unit in
+      the order in which leaves grow into them. ``unit_reads`` [U, 2]: the unit's reads that hold a key already.
+    - ``max_unit_rows``: most rows of a unit. ``invariant``: every row's partial results are cut at the same path
+      positions whatever its company, so that kernels that treat all tiles alike give the same bits.
+
+    In a run and in a read the last row has the largest ``row_pos``: no key behind that is there to be read.
     """
 
     units: Tensor
@@ -51,6 +58,10 @@ class Plan:
     num_rows: int
     page_size: int
     host: _host.Plan
+    reads: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.int32))
+    unit_reads: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int32))
+    max_unit_rows: int = 0
+    invariant: bool = False
 
     def update(self, forest: _host.Forest) -> bool:
         """Follow appends to the plan's leaves: ``row_pos`` moves on, pages that came since are filled in.
