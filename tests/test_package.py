@@ -17,7 +17,8 @@ ROOT = Path(tts_kernels.__file__).parent
 # because a reward model is run over a forest exactly as the policy is.
 LAYERS = [
     {"_checks", "_ext", "assets"},
-    {"plan", "backends", "testing"},
+    {"processors"},
+    {"plan", "backends", "testing", "accounting"},
     {"ops"},
     {"kv_pool"},
     {"hf", "tree", "answers", "separator"},

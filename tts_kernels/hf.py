@@ -16,19 +16,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from tts_kernels.accounting import Call, Moved
 from tts_kernels.backends import Backend
 from tts_kernels.kv_pool import KVPool
 from tts_kernels.ops.tree_attention import tree_attention
 from tts_kernels.ops.write_kv import write_kv
 from tts_kernels.plan import Plan, make_plan
+from tts_kernels.processors import AttentionShape
 
 ATTENTION_NAME = "tts_kernels"
 # Tokens by which leaves may grow before a plan is made again.
 PLAN_GROWTH = 64
 # Most tokens per call when many are fed at once: bounds the activations.
 MAX_CALL_TOKENS = 4096
-# Rows that read a run together, at most; also the tile that unshared prefill is charged with.
-TILE_ROWS = 32
+OTHERS = ("floor", "unshared", "cascade", "hugging_face")
 
 
 @dataclass
@@ -102,6 +103,8 @@ AttentionInterface.register(ATTENTION_NAME, tree_attention_forward)
 class TreeModel:
     """A causal LM and its pool of pages: feeds tokens to the nodes of a forest.
 
+    invariant: a token's result has the same bits whatever else is fed in the same call, at the price of more reads.
+
     The model's weights, code and config stay as they are; inside ``with tree_model.attached():`` its attention is ours.
     Raises TypeError for a model that is not a causal LM with the attention interface of transformers.
     """
@@ -114,6 +117,7 @@ class TreeModel:
         kv_bytes: int = 1 << 30,
         page_size: int = 16,
         backend: Backend | None = None,
+        invariant: bool = False,
     ) -> None:
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"TreeModel: model must be a transformers PreTrainedModel, got {type(model).__name__}")
@@ -139,7 +143,8 @@ class TreeModel:
         self.backend = backend
         self.pool = KVPool(num_pages=num_pages, **layout)
         self.context_length = int(getattr(config, "max_position_embeddings", 0) or 2**31 - 1)
-        self.num_query_heads = heads
+        self.attention_shape = AttentionShape(heads, layout["num_kv_heads"], layout["head_dim"], model.dtype)
+        self.invariant = invariant
         self.num_params = sum(p.numel() for p in model.parameters())
         self.meter = TrafficMeter()
         self._planned: _Planned | None = None
@@ -152,20 +157,30 @@ class TreeModel:
     def flops(self) -> int:
         """Floating-point operations so far: 2 per parameter and token, and 4 per query head, dimension and key seen."""
         layers, *_, head_dim = self.pool.k.shape
-        attention = 4 * self.num_query_heads * head_dim * layers * self.meter.attended
+        attention = 4 * self.attention_shape.q_heads * head_dim * layers * self.meter.attended
         return 2 * self.num_params * self.meter.tokens + attention
 
     def counters(self) -> dict[str, int]:
-        """What was spent since the model was made: tokens and calls, FLOPs, KV bytes, and the most pages ever used."""
-        meter = self.meter
-        return {
+        """What was spent since the model was made, and what others would have moved for the same calls.
+
+        ``calls``, ``tokens`` fed, ``flops``, ``peak_pages``; ``kv_bytes`` that attention requested, and ``bytes`` with
+        queries, results and partial results; the same with ``_floor`` (the least possible), ``_unshared`` (every path by
+        itself), ``_cascade`` (level by level) and ``_hugging_face`` (caches concatenated and expanded).
+        """
+        meter, layers = self.meter, self.pool.k.shape[0]
+        counted = {
             "calls": meter.calls,
             "tokens": meter.tokens,
             "flops": self.flops,
-            "kv_bytes": meter.kv_tokens * self.pool.bytes_per_token,
-            "kv_bytes_unshared": meter.kv_tokens_unshared * self.pool.bytes_per_token,
             "peak_pages": self.forest.peak_pages,
+            "kv_bytes": layers * meter.moved.kv,
+            "bytes": layers * meter.moved.total,
         }
+        for name in OTHERS:
+            moved = meter.others.get(name, Moved(launches=0))
+            counted[f"kv_bytes_{name}"] = layers * (moved.kv + moved.copied)
+            counted[f"bytes_{name}"] = layers * moved.total
+        return counted
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -216,7 +231,7 @@ class TreeModel:
         device = self.model.device
         slots = torch.from_numpy(self.forest.append(nodes, counts)).to(device)
         plan = self._plan(nodes, counts)
-        self.meter.count(plan, counts)
+        self.meter.count(Call(plan, self.attention_shape, counts), plan.units.device.type == "cpu")
         cache = TreeCache(self.pool, plan, slots, self.backend)
         output = module(
             input_ids=torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(device),
@@ -238,7 +253,10 @@ class TreeModel:
             planned.plan.update(self.forest)
             return planned.plan
         growth = PLAN_GROWTH if decoding else 0
-        plan = make_plan(self.forest, nodes, counts, growth=growth, tile_rows=TILE_ROWS, device=self.model.device)
+        plan = make_plan(
+            self.forest, nodes, counts, growth=growth, shape=self.attention_shape, invariant=self.invariant,
+            device=self.model.device,
+        )  # fmt: skip
         self._planned = _Planned(plan, nodes.copy(), self.forest.version, growth) if decoding else None
         return plan
 
@@ -271,25 +289,24 @@ class _Planned:
         return self.growth > 0 and self.version == version and np.array_equal(self.nodes, nodes)
 
 
+@dataclass
 class TrafficMeter:
-    """Tokens fed, KV tokens read as the plans say, and what unshared decoding would have read.
+    """What the calls of a model moved, per layer, as their plans have it (``tts_kernels.accounting``).
 
-    Ours: one read per unit, run and KV head, as the kernels do. Unshared: every leaf reads its whole path, once per
-    tile of ``TILE_ROWS`` rows when several tokens are fed. A sliding window is taken off neither figure.
+    ``moved``: by ours; ``others``: the least possible and what other ways of decoding would have moved.
+    ``attended``: pairs of a row and a token that it sees.
     """
 
-    def __init__(self) -> None:
-        self.calls = self.tokens = self.kv_tokens = self.kv_tokens_unshared = self.attended = 0
+    calls: int = 0
+    tokens: int = 0
+    attended: int = 0
+    moved: Moved = field(default_factory=lambda: Moved(launches=0))
+    others: dict[str, Moved] = field(default_factory=dict)
 
-    def count(self, plan: Plan, counts: np.ndarray) -> None:
-        row_pos = plan.row_pos.numpy(force=True).astype(np.int64)
-        runs = plan.runs.numpy(force=True)
-        visible = np.clip(row_pos[runs[:, 1] - 1] + 1 - runs[:, 3], 0, runs[:, 4])
-        ends = np.cumsum(counts)
-        tiles = [np.arange(end, end - count, -TILE_ROWS) for end, count in zip(ends, counts, strict=True)]
-        tile_ends = np.concatenate(tiles or [ends])
+    def count(self, call: Call, on_cpu: bool) -> None:
         self.calls += 1
-        self.tokens += len(row_pos)
-        self.kv_tokens += int(visible.sum())
-        self.kv_tokens_unshared += int((row_pos[tile_ends - 1] + 1).sum())
-        self.attended += int(row_pos.sum()) + len(row_pos)
+        self.tokens += call.rows
+        self.attended += int(call.row_pos.sum()) + call.rows
+        self.moved += call.ours(on_cpu=on_cpu)
+        for name in OTHERS:
+            self.others[name] = self.others.get(name, Moved(launches=0)) + getattr(call, name)()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tts_kernels import _ext
+from tts_kernels.processors import AttentionShape, Processor, costs_of, processor_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # Stands in ``Plan.pages`` for pages that a leaf will only get as it grows.
 POISON_PAGE = 2**31 - 1
+TENSORS = ("units", "runs", "pages", "row_pos", "join_ptr", "join_slots", "reads", "unit_reads")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,8 @@ class Plan:
     - ``max_unit_rows``: most rows of a unit. ``invariant``: every row's partial results are cut at the same path
       positions whatever its company, so that kernels that treat all tiles alike give the same bits.
 
+    - ``workspaces``: memory that launchers keep for the plan's calls.
+
     In a run and in a read the last row has the largest ``row_pos``: no key behind that is there to be read.
     """
 
@@ -62,6 +67,7 @@ class Plan:
     unit_reads: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int32))
     max_unit_rows: int = 0
     invariant: bool = False
+    workspaces: dict[Hashable, Any] = field(default_factory=dict)
 
     def update(self, forest: _host.Forest) -> bool:
         """Follow appends to the plan's leaves: ``row_pos`` moves on, pages that came since are filled in.
@@ -73,6 +79,7 @@ class Plan:
         # On the CPU the tensors are the host plan's own memory.
         if self.row_pos.device.type != "cpu":
             self.row_pos.copy_(torch.from_numpy(self.host.row_pos))
+            self.unit_reads.copy_(torch.from_numpy(self.host.unit_reads))
             if pages_changed:
                 self.pages.copy_(torch.from_numpy(self.host.pages))
         return pages_changed
@@ -84,8 +91,12 @@ def make_plan(
     counts: ArrayLike,
     *,
     growth: int = 0,
-    tile_rows: int = 32,
-    split_tokens: int = 512,
+    shape: AttentionShape = AttentionShape(),  # noqa: B008
+    processor: Processor | None = None,
+    tile_rows: int = 0,
+    split_tokens: int = 0,
+    invariant: bool = False,
+    page_reads: bool | None = None,
     device: torch.device | str = "cpu",
 ) -> Plan:
     """Plan one model call in which leaf i has a row for each of its last ``counts[i]`` tokens, already appended.
@@ -93,10 +104,25 @@ def make_plan(
     leaves: int [n], held nodes of ``forest``, no two the same. counts: int [n], 0 .. length of the leaf; a leaf with 0
     is left out. Rows are in the order given: any order is right, depth-first order shares every common run.
     growth: tokens that each leaf may gain by ``append`` before a new plan is needed; with 0, runs that lie behind all
-    of a tile's rows (causal order) are left out. tile_rows: most rows per unit. split_tokens: longer runs are split
-    evenly over several units. device: where the tensors go, the device of the caller's queries.
+    of a tile's rows (causal order) are left out.
+    shape, processor: what the cost model reckons with; any plan is right for any shape. None: that of ``device``.
+    tile_rows, split_tokens: most rows of a unit, and most tokens that a row reads in one; 0: as the cost model says.
+    invariant: cut every path at multiples of ``split_tokens`` (rounded up; 256 when 0) and share whole splits only, so
+    that a row's result has the same bits alone, with siblings, shared or not, and anywhere in the batch.
+    page_reads: fill in ``reads``; None: where a kernel for ``device`` needs them.
+    device: where the tensors go, the device of the caller's queries.
     """
-    host = _ext.host().make_plan(forest, leaves, counts, growth=growth, tile_rows=tile_rows, split_tokens=split_tokens)
-    names = ("units", "runs", "pages", "row_pos", "join_ptr", "join_slots")
-    tensors = {name: torch.from_numpy(getattr(host, name)).to(device) for name in names}
-    return Plan(**tensors, num_slots=host.num_slots, num_rows=host.num_rows, page_size=host.page_size, host=host)
+    device = torch.device(device)
+    on_cpu = device.type == "cpu"
+    if page_reads is None:
+        page_reads = _ext.why_not_triton(device.type) is None
+    host = _ext.host().make_plan(
+        forest, leaves, counts, growth=growth, tile_rows=tile_rows, split_tokens=split_tokens, invariant=invariant,
+        page_reads=page_reads, costs=costs_of(processor or processor_of(device), shape, on_cpu),
+    )  # fmt: skip
+    tensors = {name: torch.from_numpy(getattr(host, name)).to(device) for name in TENSORS}
+    widths = host.units[:, 1] - host.units[:, 0]
+    return Plan(
+        **tensors, num_slots=host.num_slots, num_rows=host.num_rows, page_size=host.page_size, host=host,
+        max_unit_rows=int(widths.max(initial=0)), invariant=invariant,
+    )  # fmt: skip

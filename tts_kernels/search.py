@@ -97,8 +97,7 @@ class SearchResult:
 class RunStats:
     """What a whole run cost, over all problems.
 
-    ``policy`` and ``scorer``: ``calls``, ``tokens`` fed, ``flops``, ``kv_bytes`` read, ``kv_bytes_unshared`` that
-    decoding without sharing would have read, ``peak_pages``; a scorer without a model has none. ``seconds``: wall time.
+    ``policy`` and ``scorer``: see ``TreeModel.counters``; a scorer without a model has none. ``seconds``: wall time.
     """
 
     policy: dict[str, int] = field(default_factory=dict)

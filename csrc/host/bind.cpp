@@ -1,6 +1,7 @@
 // Python module tts_kernels._host: numpy int32 arrays in and out.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <limits>
 #include <memory>
@@ -74,12 +75,20 @@ py::array_t<int32_t> plan_view(const py::object& self) {
   return view(self.cast<const Plan&>().*kMember, self);
 }
 
+const PageReads& page_reads(const py::object& plan) {
+  static const PageReads kNone({}, {}, {}, 1);
+  const Plan& self = plan.cast<const Plan&>();
+  return self.page_reads ? *self.page_reads : kNone;
+}
+
 std::unique_ptr<Plan> make_plan(Forest& forest, const py::object& leaves, const py::object& counts, int64_t growth,
-                                int64_t tile_rows, int64_t split_tokens) {
+                                int64_t tile_rows, int64_t split_tokens, bool invariant, bool page_reads,
+                                const Costs& costs) {
   const char* op = "make_plan";
   const UnitOptions options{forest.page_size(), read_int(op, "growth", growth), read_int(op, "tile_rows", tile_rows),
-                            read_int(op, "split_tokens", split_tokens)};
-  return std::make_unique<Plan>(forest, read_ints(op, "leaves", leaves), read_ints(op, "counts", counts), options);
+                            read_int(op, "split_tokens", split_tokens), invariant, page_reads};
+  return std::make_unique<Plan>(forest, read_ints(op, "leaves", leaves), read_ints(op, "counts", counts), options,
+                                costs);
 }
 
 py::tuple fork(Forest& forest, const py::object& nodes, const py::object& widths, bool keep) {
@@ -170,12 +179,37 @@ void bind_plan(py::module_& module) {
   plan.def_property_readonly("row_pos", &plan_view<int32_t, &Plan::row_pos>);
   plan.def_property_readonly("join_ptr", &plan_view<int32_t, &Plan::join_ptr>);
   plan.def_property_readonly("join_slots", &plan_view<int32_t, &Plan::join_slots>);
+  plan.def_property_readonly("segments", &plan_view<Run, &Plan::segments>);
+  plan.def_property_readonly("reads", [](const py::object& self) { return view(page_reads(self).reads, self); });
+  plan.def_property_readonly("unit_reads", [](const py::object& self) { return view(page_reads(self).ranges, self); });
   plan.def_readonly("num_slots", &Plan::num_slots);
   plan.def_readonly("page_size", &Plan::page_size);
   plan.def_property_readonly("num_rows", [](const Plan& self) { return self.row_pos.size(); });
   plan.def("update", &Plan::update, py::arg("forest"), "After appends to its leaves. Returns whether pages changed.");
-  module.def("make_plan", &make_plan, py::arg("forest"), py::arg("leaves"), py::arg("counts"), py::arg("growth") = 0,
-             py::arg("tile_rows") = 32, py::arg("split_tokens") = 512, py::keep_alive<0, 1>());
+  plan.def_readonly("ns", &Plan::ns, "Time of the call, as the cost model has it.");
+  plan.def_readonly("bytes", &Plan::bytes, "Bytes that all units request, as the cost model has it.");
+  module.def("make_plan", &make_plan, py::arg("forest"), py::arg("leaves"), py::arg("counts"), py::arg("growth"),
+             py::arg("tile_rows"), py::arg("split_tokens"), py::arg("invariant"), py::arg("page_reads"),
+             py::arg("costs"), py::keep_alive<0, 1>());
+}
+
+void bind_costs(py::module_& module) {
+  py::class_<Costs>(module, "Costs", "See tts_kernels.processors.")
+      .def(py::init<>())
+      .def_readwrite("group", &Costs::group)
+      .def_readwrite("kv_heads", &Costs::kv_heads)
+      .def_readwrite("kv_bytes", &Costs::kv_bytes)
+      .def_readwrite("q_bytes", &Costs::q_bytes)
+      .def_readwrite("part_bytes", &Costs::part_bytes)
+      .def_readwrite("flops", &Costs::flops)
+      .def_readwrite("processors", &Costs::processors)
+      .def_readwrite("bytes_per_ns", &Costs::bytes_per_ns)
+      .def_readwrite("flops_per_ns", &Costs::flops_per_ns)
+      .def_readwrite("unit_ns", &Costs::unit_ns)
+      .def_readwrite("memory_bytes_per_ns", &Costs::memory_bytes_per_ns)
+      .def_readwrite("tolerance", &Costs::tolerance)
+      .def_readwrite("tile", &Costs::tile)
+      .def_readwrite("step", &Costs::step);
 }
 
 }  // namespace
@@ -189,5 +223,6 @@ PYBIND11_MODULE(_host, module) {
   forest.def(py::init<int64_t, int64_t>(), py::arg("num_pages"), py::arg("page_size"));
   bind_mutators(forest);
   bind_queries(forest);
+  bind_costs(module);
   bind_plan(module);
 }

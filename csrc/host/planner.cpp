@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "host/invariant.h"
 #include "host/message.h"
 
 namespace tts::host {
@@ -26,29 +27,34 @@ void require(bool holds, const char* argument, const char* wanted, int64_t got) 
 // on that path.
 class SegmentCollector {
  public:
-  SegmentCollector(Forest& forest, int32_t growth, Plan& plan)
-      : forest_(forest), growth_(growth), mark_(forest.next_mark()), plan_(plan) {}
+  SegmentCollector(Forest& forest, int32_t growth, InvariantUnits* invariant, Plan& plan)
+      : forest_(forest), growth_(growth), mark_(forest.next_mark()), invariant_(invariant), plan_(plan) {}
 
   PlannedLeaf add_leaf(const Node& node, int32_t argument, int32_t num_rows) {
     const int32_t row_begin = next_row_;
-    const int32_t num_shared = follow_path(node);
+    const int32_t num_shared_tokens = follow_path(node);
     next_row_ = fit_int32("the number of rows", int64_t{next_row_} + num_rows);
-    tree_.leaves.push_back(LeafRows{row_begin, num_shared});
+    tree_.leaves.push_back(LeafRows{row_begin, num_shared_tokens});
 
     const int32_t page_size = forest_.page_size();
     const int32_t max_end = fit_int32("a leaf's length + growth", int64_t{node.end} + growth_);
     const int32_t num_pages = (max_end - node.base) / page_size + ((max_end - node.base) % page_size != 0);
     const int32_t num_filled = std::min(num_pages, static_cast<int32_t>(node.pages.size()));
+    const int32_t path_begin = invariant_ ? add_path_pages(num_shared_tokens / invariant_->split_tokens()) : 0;
     const int32_t page_begin = add_pages(node, num_filled);
     plan_.pages.resize(plan_.pages.size() + num_pages - num_filled, kPoisonPage);
-    add_segment(row_begin, next_row_, page_begin, node.base, num_pages, true);
+    if (invariant_) {
+      const int32_t path_pages = node.base / page_size + num_pages;
+      invariant_->add_leaf(row_begin, next_row_, num_shared_tokens / invariant_->split_tokens(), path_begin, path_pages);
+    }
+    add_segment(row_begin, next_row_, invariant_ ? node.id : page_begin, node.base, num_pages, true);
     return PlannedLeaf{&node, argument, row_begin, num_rows, max_end, page_begin, num_pages, num_filled};
   }
 
   RowTree finish() {
     leave_path(0);
     fit_int32("the number of page entries", static_cast<int64_t>(plan_.pages.size()));
-    merge_chains();
+    if (!invariant_) merge_chains();
     return std::move(tree_);
   }
 
@@ -59,7 +65,7 @@ class SegmentCollector {
     int32_t segment;
   };
 
-  // Makes path_ the ancestors of `leaf`; returns how many of them stayed.
+  // Makes path_ the ancestors of `leaf`; returns how many tokens of the path stayed.
   int32_t follow_path(const Node& leaf) {
     fresh_.clear();
     Node* node = leaf.parent;
@@ -67,10 +73,9 @@ class SegmentCollector {
       fresh_.push_back(node);
       node = node->parent;
     }
-    const int32_t num_shared = node == nullptr ? 0 : node->depth + 1;
-    leave_path(num_shared);
+    leave_path(node == nullptr ? 0 : node->depth + 1);
     for (auto step = fresh_.rbegin(); step != fresh_.rend(); ++step) enter(**step);
-    return num_shared;
+    return node == nullptr ? 0 : forest_.full_end(*node);
   }
 
   bool on_path(const Node& node) const {
@@ -86,10 +91,25 @@ class SegmentCollector {
     // Out of depth-first order a node is met again: its pages are listed once.
     if (node.mark != mark_) {
       node.mark = mark_;
-      node.page_begin = add_pages(node, num_pages);
+      // Rows that share splits, not nodes, have their own lists of pages.
+      node.page_begin = invariant_ ? node.id : add_pages(node, num_pages);
     }
     path_.push_back(Step{&node, static_cast<int32_t>(tree_.segments.size())});
     add_segment(next_row_, next_row_, node.page_begin, node.base, num_pages, false);
+  }
+
+  // The pages of the path above the leaf from a split on, for rows that share no node's list of them.
+  int32_t add_path_pages(int32_t split) {
+    const int32_t first = split * (invariant_->split_tokens() / forest_.page_size());
+    const int32_t begin = static_cast<int32_t>(plan_.pages.size());
+    for (const Step& step : path_) {
+      const int32_t base = step.node->base / forest_.page_size();
+      const int32_t end = forest_.full_end(*step.node) / forest_.page_size();
+      for (int32_t page = std::max(first, base); page < end; ++page) {
+        plan_.pages.push_back(step.node->pages[page - base]);
+      }
+    }
+    return begin;
   }
 
   void leave_path(int32_t depth) {
@@ -125,13 +145,14 @@ class SegmentCollector {
   }
 
   void add_segment(int32_t row_begin, int32_t row_end, int32_t page_begin, int32_t base, int32_t num_pages, bool own) {
-    if (num_pages == 0) return;
+    if (num_pages == 0 && !own) return;
     tree_.segments.push_back(Segment{Run{row_begin, row_end, page_begin, base, num_pages * forest_.page_size()}, own});
   }
 
   const Forest& forest_;
   const int32_t growth_;
   const uint64_t mark_;
+  InvariantUnits* const invariant_;
   Plan& plan_;
   RowTree tree_;
   std::vector<Step> path_;
@@ -160,17 +181,19 @@ void for_each_row(const Plan& plan, const Unit& unit, Ints& firsts, Visit visit)
 
 }  // namespace
 
-Plan::Plan(Forest& forest, const Ints& leaves, const Ints& counts, const UnitOptions& options)
+Plan::Plan(Forest& forest, const Ints& leaves, const Ints& counts, const UnitOptions& options,
+           const Costs& costs)
     : page_size(forest.page_size()), forest_(&forest), version_(forest.version()) {
   require(options.growth >= 0, "growth", ">= 0", options.growth);
-  require(options.tile_rows >= 1, "tile_rows", ">= 1", options.tile_rows);
-  require(options.split_tokens >= 1, "split_tokens", ">= 1", options.split_tokens);
+  require(options.tile_rows >= 0, "tile_rows", ">= 0", options.tile_rows);
+  require(options.split_tokens >= 0, "split_tokens", ">= 0", options.split_tokens);
   if (counts.size() != leaves.size()) {
     throw std::invalid_argument(
         message("make_plan: counts must be [", leaves.size(), "] like leaves, got [", counts.size(), "]"));
   }
   const std::vector<Node*> nodes = forest.resolve_held("make_plan", "leaves", leaves);
-  SegmentCollector collector(forest, options.growth, *this);
+  InvariantUnits invariant(options, options.tile_rows > 0 ? options.tile_rows : costs.max_rows());
+  SegmentCollector collector(forest, options.growth, options.invariant ? &invariant : nullptr, *this);
   for (size_t i = 0; i < nodes.size(); ++i) {
     if (counts[i] < 0 || counts[i] > nodes[i]->end) {
       throw std::invalid_argument(message("make_plan: counts[", i, "] must be 0..", nodes[i]->end,
@@ -181,10 +204,15 @@ Plan::Plan(Forest& forest, const Ints& leaves, const Ints& counts, const UnitOpt
   const RowTree tree = collector.finish();
   row_pos.resize(leaves_.empty() ? 0 : leaves_.back().row_begin + leaves_.back().num_rows);
   for (const PlannedLeaf& leaf : leaves_) write_row_pos(leaf);
-  UnitChoice choice = choose_units(tree, row_pos, options);
+  UnitChoice choice = options.invariant ? invariant.finish(row_pos) : choose_units(tree, row_pos, options, costs);
   units = std::move(choice.units);
   runs = std::move(choice.runs);
+  ns = choice.ns;
+  bytes = choice.bytes;
   lay_out_joins();
+  segments.reserve(tree.segments.size());
+  for (const Segment& segment : tree.segments) segments.push_back(segment.run);
+  if (options.page_reads) page_reads.emplace(units, runs, row_pos, page_size);
 }
 
 // Rows of exactly one unit have no entry: that unit writes their result. The order of a row's partials depends on the
@@ -243,6 +271,7 @@ bool Plan::update(const Forest& forest) {
     leaf.num_filled = num_known;
     pages_changed = true;
   }
+  if (page_reads) page_reads->update(row_pos);
   return pages_changed;
 }
 

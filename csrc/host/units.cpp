@@ -3,160 +3,106 @@
 #include <algorithm>
 #include <limits>
 
+#include "host/emit.h"
+#include "host/partition.h"
+
 namespace tts::host {
 namespace {
 
-int32_t ceil_div(int32_t value, int32_t divisor) { return value / divisor + (value % divisor != 0); }
-
-// Begin of part `index` when `total` is cut into `parts` even parts; index == parts gives the end.
-int32_t even_cut(int32_t total, int32_t parts, int32_t index) {
-  return static_cast<int32_t>(static_cast<int64_t>(total) * index / parts);
-}
-
-// Greedy: tiles of at most tile_rows rows, cut at the leaf boundary with the fewest common ancestors. Only boundaries
-// in the second half of a tile count, or a tree that sheds one leaf per level would get a tile per row.
-class TileCutter {
- public:
-  TileCutter(const std::vector<LeafRows>& leaves, int32_t num_rows, int32_t tile_rows)
-      : leaves_(leaves), num_rows_(num_rows), tile_rows_(tile_rows) {}
-
-  Ints cut() {
-    Ints ends;
-    for (int32_t begin = 0; begin < num_rows_; begin = ends.back()) ends.push_back(next_end(begin));
-    return ends;
-  }
-
- private:
-  int32_t next_end(int32_t begin) {
-    if (num_rows_ - begin <= tile_rows_) return num_rows_;
-    while (next_ < leaves_.size() && leaves_[next_].row_begin <= begin) ++next_;
-    int32_t latest = begin;
-    int32_t best = begin;
-    int32_t fewest = std::numeric_limits<int32_t>::max();
-    for (size_t i = next_; i < leaves_.size() && leaves_[i].row_begin - begin <= tile_rows_; ++i) {
-      latest = leaves_[i].row_begin;
-      if (latest - begin < tile_rows_ / 2 || leaves_[i].num_shared > fewest) continue;
-      best = latest;
-      fewest = leaves_[i].num_shared;
-    }
-    if (best > begin) return best;
-    if (latest > begin) return latest;
-    return begin + inside_leaf(begin);
-  }
-
-  // One leaf has more rows than fit: its tiles are even.
-  int32_t inside_leaf(int32_t begin) const {
-    const int32_t rows = (next_ < leaves_.size() ? leaves_[next_].row_begin : num_rows_) - begin;
-    return ceil_div(rows, ceil_div(rows, tile_rows_));
-  }
-
-  const std::vector<LeafRows>& leaves_;
-  const int32_t num_rows_;
-  const int32_t tile_rows_;
-  // first leaf that begins behind the current tile's begin
-  size_t next_ = 0;
-};
-
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 class Chooser {
  public:
-  Chooser(const RowTree& tree, const Ints& row_pos, const UnitOptions& options)
+  Chooser(const RowTree& tree, const Ints& row_pos, const UnitOptions& options, const Costs& costs)
       : tree_(tree),
         row_pos_(row_pos),
         options_(options),
-        tile_ends_(TileCutter(tree.leaves, static_cast<int32_t>(row_pos.size()), options.tile_rows).cut()),
-        folded_(tile_ends_.size()) {}
+        costs_(costs),
+        nodes_(tree, row_pos, options.growth, costs),
+        max_rows_(options.tile_rows > 0 ? options.tile_rows : costs.max_rows()) {
+    floor_bytes_ = nodes_.tokens * costs.kv_bytes + 2.0 * row_pos.size() * costs.q_bytes;
+  }
 
+  // The fastest of a few plans, by the model; among those that are as good as equal the one that asks for least.
   UnitChoice choose() {
-    for (const Segment& segment : tree_.segments) {
-      const size_t first = tile_of(segment.run.row_begin);
-      const bool spans_tiles = segment.run.row_end > tile_ends_[first];
-      if (segment.run.length > options_.split_tokens || (spans_tiles && !segment.own)) {
-        add_units_of(segment.run);
-      } else {
-        fold(segment.run, first);
-      }
+    const int32_t tokens = options_.split_tokens > 0 ? options_.split_tokens : std::numeric_limits<int32_t>::max();
+    UnitChoice best;
+    std::vector<UnitChoice> choices;
+    for (const double ns : lengths()) choices.push_back(make(Limit{ns, max_rows_, tokens}));
+    double fastest = kInfinity;
+    for (const UnitChoice& choice : choices) fastest = std::min(fastest, choice.ns);
+    for (UnitChoice& choice : choices) {
+      if (choice.ns <= costs_.tolerance * fastest && (best.units.empty() || choice.bytes < best.bytes)) best = std::move(choice);
     }
-    for (const std::vector<Run>& runs : folded_) add_tile_units(runs);
-    return std::move(choice_);
+    return best;
   }
 
  private:
-  size_t tile_of(int32_t row) const {
-    return std::upper_bound(tile_ends_.begin(), tile_ends_.end(), row) - tile_ends_.begin();
+  // How long a unit may be: a processor's share of the work, or more.
+  std::vector<double> lengths() const {
+    if (options_.split_tokens > 0 || std::isinf(costs_.tolerance)) return {kInfinity};
+    const double share = floor_bytes_ / costs_.bytes_per_ns * costs_.kv_heads / costs_.processors;
+    const double least = costs_.unit(max_rows_, 128, 128 * costs_.padded(max_rows_));
+    return {std::max(least, share), std::max(least, 1.5 * share), std::max(least, 2.5 * share), kInfinity};
   }
 
-  // Row tiles are the inner loop: neighbours in the launch read the same pages.
-  void add_units_of(const Run& run) {
-    const int32_t num_pages = run.length / options_.page_size;
-    const int32_t num_splits = ceil_div(num_pages, std::max(1, options_.split_tokens / options_.page_size));
-    const int32_t num_rows = run.row_end - run.row_begin;
-    const int32_t num_tiles = ceil_div(num_rows, options_.tile_rows);
-    for (int32_t split = 0; split < num_splits; ++split) {
-      const int32_t first_page = even_cut(num_pages, num_splits, split);
-      const int32_t end_page = even_cut(num_pages, num_splits, split + 1);
-      for (int32_t tile = 0; tile < num_tiles; ++tile) {
-        Run piece;
-        piece.row_begin = run.row_begin + even_cut(num_rows, num_tiles, tile);
-        piece.row_end = run.row_begin + even_cut(num_rows, num_tiles, tile + 1);
-        piece.page_begin = run.page_begin + first_page;
-        piece.base = run.base + first_page * options_.page_size;
-        piece.length = (end_page - first_page) * options_.page_size;
-        if (!is_read(piece)) continue;
-        begin_unit(piece);
-        add_run(piece);
+  UnitChoice make(const Limit& limit) const {
+    const Prices prices(costs_, limit, options_.page_size);
+    const Partition partition(nodes_, prices);
+    UnitChoice choice = Emitter(tree_, row_pos_, options_, nodes_, prices, partition).emit();
+    estimate(choice);
+    return choice;
+  }
+
+  void estimate(UnitChoice& choice) const {
+    double total = 0, longest = 0, bytes = 0;
+    int64_t unit_rows = 0;
+    for (const Unit& unit : choice.units) {
+      double tokens = 0, work = 0;
+      for (int32_t r = unit.run_begin; r < unit.run_end; ++r) {
+        const Run& run = choice.runs[r];
+        const double seen = seen_tokens(run, row_pos_, options_.growth);
+        tokens += seen;
+        work += seen * costs_.padded(run.row_end - run.row_begin);
       }
+      const int32_t rows = unit.row_end - unit.row_begin;
+      const double ns = costs_.unit(rows, tokens, work);
+      total += ns;
+      longest = std::max(longest, ns);
+      bytes += costs_.bytes(rows, tokens);
+      unit_rows += rows;
     }
-  }
-
-  void fold(const Run& run, size_t tile) {
-    for (int32_t begin = run.row_begin; begin < run.row_end; begin = tile_ends_[tile++]) {
-      Run piece = run;
-      piece.row_begin = begin;
-      piece.row_end = std::min(run.row_end, tile_ends_[tile]);
-      if (is_read(piece)) folded_[tile].push_back(piece);
-    }
-  }
-
-  // Rows without a folded run stay outside: they have nothing to contribute to a join.
-  void add_tile_units(const std::vector<Run>& runs) {
-    for (size_t i = 0; i < runs.size(); ++i) {
-      if (i == 0 || runs[i].row_begin > choice_.units.back().row_end) begin_unit(runs[i]);
-      add_run(runs[i]);
-    }
-  }
-
-  // Causal order, when no row will move on: a run behind the last position of its rows is not read at all.
-  bool is_read(const Run& run) const {
-    if (options_.growth > 0) return true;
-    const auto begin = row_pos_.begin();
-    return std::any_of(begin + run.row_begin, begin + run.row_end, [&](int32_t pos) { return pos >= run.base; });
-  }
-
-  void begin_unit(const Run& run) {
-    const int32_t run_begin = static_cast<int32_t>(choice_.runs.size());
-    choice_.units.push_back(Unit{run.row_begin, run.row_end, run_begin, run_begin, kNoParts});
-  }
-
-  void add_run(const Run& run) {
-    Unit& unit = choice_.units.back();
-    unit.row_end = std::max(unit.row_end, run.row_end);
-    ++unit.run_end;
-    choice_.runs.push_back(run);
+    const double joins = static_cast<double>(unit_rows) - static_cast<double>(row_pos_.size());
+    total += joins * 2 * costs_.part_bytes / costs_.bytes_per_ns;
+    choice.bytes = (bytes + joins * 2 * costs_.part_bytes + row_pos_.size() * costs_.q_bytes) * costs_.kv_heads;
+    const double memory = floor_bytes_ * costs_.kv_heads / costs_.memory_bytes_per_ns;
+    // The last units to start end at different times.
+    const double busy = total * costs_.kv_heads / costs_.processors + longest / 2;
+    choice.ns = std::max({memory, longest, busy});
   }
 
   const RowTree& tree_;
   const Ints& row_pos_;
   const UnitOptions& options_;
-  const Ints tile_ends_;
-  // runs that are read together with others, by tile
-  std::vector<std::vector<Run>> folded_;
-  UnitChoice choice_;
+  const Costs& costs_;
+  const SegmentTree nodes_;
+  const int32_t max_rows_;
+  double floor_bytes_;
 };
 
 }  // namespace
 
-UnitChoice choose_units(const RowTree& tree, const Ints& row_pos, const UnitOptions& options) {
-  return Chooser(tree, row_pos, options).choose();
+int32_t rows_led_by_last(const Run& run, int32_t begin, const Ints& row_pos) {
+  if (row_pos[run.row_end - 1] >= run.base + run.length - 1) return run.row_end;
+  int32_t best = begin;
+  for (int32_t row = begin; row < run.row_end; ++row) {
+    if (row_pos[row] >= row_pos[best]) best = row;
+  }
+  return best + 1;
+}
+
+UnitChoice choose_units(const RowTree& tree, const Ints& row_pos, const UnitOptions& options, const Costs& costs) {
+  if (row_pos.empty()) return {};
+  return Chooser(tree, row_pos, options, costs).choose();
 }
 
 }  // namespace tts::host

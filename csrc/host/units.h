@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "host/cost.h"
 #include "host/forest.h"
 #include "params.h"
 
@@ -13,11 +13,17 @@ struct UnitOptions {
   int32_t page_size;
   // how many tokens a leaf may gain before the plan is made anew
   int32_t growth;
+  // most rows and most tokens of a unit; 0: as the cost model says
   int32_t tile_rows;
   int32_t split_tokens;
+  // cut at the same path positions whatever a row's company
+  bool invariant;
+  // whether the kernel wants the runs page by page too
+  bool page_reads;
 };
 
-// A node's run and a contiguous range of rows that all see it. `own` is the run of the rows' own leaf.
+// A node's run and a contiguous range of rows that all see it. `own` is the run of the rows' own leaf, which may be
+// empty.
 struct Segment {
   Run run;
   bool own;
@@ -25,8 +31,8 @@ struct Segment {
 
 struct LeafRows {
   int32_t row_begin;
-  // how many ancestors it has in common with the leaf before it: a low number is a good place to cut
-  int32_t num_shared;
+  // tokens of the path that it has in common with the leaf before it
+  int32_t num_shared_tokens;
 };
 
 struct RowTree {
@@ -40,10 +46,17 @@ struct UnitChoice {
   // part_begin is left at kNoParts
   std::vector<Unit> units;
   std::vector<Run> runs;
+  // as the cost model has it: the call's time, and bytes requested by all units
+  double ns = 0;
+  double bytes = 0;
 };
 
 constexpr int32_t kNoParts = -1;
 
-UnitChoice choose_units(const RowTree& tree, const Ints& row_pos, const UnitOptions& options);
+// End of the rows, from `begin` on, whose last sees all that any of them sees of the run: kernels load a run's keys up to
+// the position of its last row. All rows of the run but for rows that lie before their leaf's own pages.
+int32_t rows_led_by_last(const Run& run, int32_t begin, const Ints& row_pos);
+
+UnitChoice choose_units(const RowTree& tree, const Ints& row_pos, const UnitOptions& options, const Costs& costs);
 
 }  // namespace tts::host

@@ -73,22 +73,46 @@ def check_reads(plan, forest, leaves, counts, window=None):
 
 
 def check_structure(plan, tile_rows, split_tokens, growth):
-    """The promises that kernels rely on besides what is read."""
+    """The promises that kernels rely on besides what is read, and the limits that were asked for."""
     units, runs = plan.units.tolist(), plan.runs.tolist()
     row_pos = plan.row_pos.tolist()
-    longest = max(1, split_tokens // plan.page_size) * plan.page_size
+    most_tokens = max(split_tokens, plan.page_size)
     assert [unit[2] for unit in units] + [len(runs)] == [0] + [unit[3] for unit in units]
+    assert plan.max_unit_rows == max((unit[1] - unit[0] for unit in units), default=0)
     for row_begin, row_end, run_begin, run_end, _ in units:
         assert 0 < row_end - row_begin <= tile_rows
         last = [-1] * (row_end - row_begin)
+        tokens = {}
         for run in runs[run_begin:run_end]:
             assert row_begin <= run[0] < run[1] <= row_end
-            assert run[3] % plan.page_size == run[4] % plan.page_size == 0 < run[4] <= max(longest, plan.page_size)
+            assert run[3] % plan.page_size == run[4] % plan.page_size == 0 < run[4]
             assert growth or run[3] <= max(row_pos[run[0] : run[1]])
+            # The last row sees at least what the others see.
+            assert row_pos[run[1] - 1] >= min(max(row_pos[run[0] : run[1]]), run[3] + run[4] - 1)
+            tokens[run[2]] = max(tokens.get(run[2], 0), min(run[4], row_pos[run[1] - 1] + 1 - run[3]))
             for row in range(run[0] - row_begin, run[1] - row_begin):
                 assert last[row] < run[3]
                 last[row] = run[3]
         assert min(last) >= 0
+        assert growth or sum(tokens.values()) <= most_tokens
+
+
+def check_page_reads(plan):
+    """``reads`` are the runs page by page, and ``unit_reads`` leaves none out that holds a key."""
+    units, runs, size = plan.units.tolist(), plan.runs.tolist(), plan.page_size
+    row_pos, reads = plan.row_pos.tolist(), plan.reads.tolist()
+    ends = [*(begin for begin, _ in plan.unit_reads.tolist()[1:]), len(reads)][: len(units)]
+    for (_, _, run_begin, run_end, _), (begin, active_end), end in zip(
+        units, plan.unit_reads.tolist(), ends, strict=True
+    ):
+        wanted = [
+            [page_begin + i, base + i * size, row_begin, row_end]
+            for row_begin, row_end, page_begin, base, length in runs[run_begin:run_end]
+            for i in range(length // size)
+        ]
+        assert sorted(reads[begin:end]) == sorted(wanted)
+        assert all(read[1] > row_pos[read[3] - 1] for read in reads[active_end:end])
+        assert active_end == begin or reads[active_end - 1][1] <= row_pos[reads[active_end - 1][3] - 1]
 
 
 def check_joins(plan):

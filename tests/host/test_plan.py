@@ -4,12 +4,13 @@ import random
 
 import pytest
 import torch
-from host_helpers import check_joins, check_reads, check_structure, depth_first, expand, grow_forest
+from host_helpers import check_joins, check_page_reads, check_reads, check_structure, depth_first, expand, grow_forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tts_kernels import _ext
 from tts_kernels.plan import POISON_PAGE, make_plan
+from tts_kernels.processors import PROCESSORS, AttentionShape
 
 host = _ext.host()
 SEEDS = st.integers(0, 2**32)
@@ -44,11 +45,28 @@ def test_every_row_reads_its_path_once(seed, page_size, tile_rows, split_tokens,
     rng = random.Random(seed)
     forest, held = grow_forest(host, rng, page_size)
     leaves, counts = draw_leaves(rng, forest, held)
-    plan = make_plan(forest, leaves, counts, growth=growth, tile_rows=tile_rows, split_tokens=split_tokens)
+    limits = {"tile_rows": tile_rows, "split_tokens": split_tokens}
+    plan = make_plan(forest, leaves, counts, growth=growth, page_reads=True, **limits)
     check_reads(plan, forest, leaves, counts)
     check_reads(plan, forest, leaves, counts, window=rng.randint(1, 40))
     check_structure(plan, tile_rows, split_tokens, growth)
     check_joins(plan)
+    check_page_reads(plan)
+
+
+@given(SEEDS, PAGE_SIZES, st.sampled_from(["cpu", "h100"]), st.booleans(), st.sampled_from([0, 1, 20]))
+@settings(max_examples=200, deadline=None)
+def test_plans_of_the_cost_model_read_every_path_once(seed, page_size, processor, invariant, growth):
+    rng = random.Random(seed)
+    forest, held = grow_forest(host, rng, page_size)
+    leaves, counts = draw_leaves(rng, forest, held)
+    shape = AttentionShape(q_heads=rng.choice([1, 4, 64]), kv_heads=1)
+    plan = make_plan(
+        forest, leaves, counts, growth=growth, shape=shape, processor=PROCESSORS[processor], invariant=invariant
+    )
+    check_reads(plan, forest, leaves, counts)
+    check_joins(plan)
+    check_structure(plan, 1000, 100_000, growth)
 
 
 @given(SEEDS, PAGE_SIZES, TILE_ROWS, SPLIT_TOKENS)
@@ -60,7 +78,8 @@ def test_update_follows_appends(seed, page_size, tile_rows, split_tokens):
     forest.append(leaves, [1] * len(leaves))
     growth = rng.randint(1, 2 * page_size + 2)
     counts = [1] * len(leaves)
-    plan = make_plan(forest, leaves, counts, growth=growth, tile_rows=tile_rows, split_tokens=split_tokens)
+    limits = {"tile_rows": tile_rows, "split_tokens": split_tokens, "invariant": rng.random() < 0.3}
+    plan = make_plan(forest, leaves, counts, growth=growth, page_reads=True, **limits)
     for _ in range(growth):
         before = plan.pages.clone()
         if rng.random() < 0.2:
@@ -69,6 +88,7 @@ def test_update_follows_appends(seed, page_size, tile_rows, split_tokens):
         assert plan.update(forest) == (not torch.equal(before, plan.pages))
         check_reads(plan, forest, leaves, counts)
         check_joins(plan)
+        check_page_reads(plan)
     assert not plan.update(forest)
     if leaves:
         positions = plan.row_pos.clone()
@@ -105,24 +125,20 @@ def test_depth_first_order_shares_and_any_order_lists_pages_once():
     assert len(shuffled.runs) > 15 and len(shuffled.pages) == len(shared.pages)
 
 
-def test_long_runs_and_runs_over_tiles_get_units_of_their_own():
+def test_long_runs_are_cut_evenly_and_rows_that_do_not_fit_get_tiles_of_their_own():
     forest, leaves = tree(16, [64], [2048 + 16, 16])
-    plan = make_plan(forest, leaves, [1] * 64)
+    plan = make_plan(forest, leaves, [1] * 64, tile_rows=32, split_tokens=528)
     own = plan.units[plan.units[:, 3] - plan.units[:, 2] == 1].tolist()
-    # 129 pages of 64 rows: 5 even splits of 2 tiles, whose tiles are neighbours; then 2 tiles with their leaves.
-    assert [unit[:2] for unit in own] == [[0, 32], [32, 64]] * 5
-    assert plan.runs[:10:2, 4].tolist() == [25 * 16, 26 * 16, 26 * 16, 26 * 16, 26 * 16]
-    assert [unit[:2] for unit in plan.units[10:].tolist()] == [[0, 32], [32, 64]]
-    assert plan.num_slots == 6 * 64 and plan.join_ptr.tolist() == [6 * row for row in range(65)]
-    short = make_plan(*tree(16, [64], [16, 16]), [1] * 64)
-    assert [unit[:2] for unit in short.units.tolist()] == [[0, 32], [32, 64]] * 2
+    # 129 pages for two tiles of rows: 4 even splits each; the leaves' own pages fit into one unit per tile.
+    assert sorted(unit[:2] for unit in own) == [[0, 32]] * 4 + [[32, 64]] * 4
+    assert sorted(plan.runs[:, 4].tolist())[-8:] == [32 * 16] * 6 + [33 * 16] * 2
+    assert plan.num_slots == 5 * 64 and plan.join_ptr.tolist() == [5 * row for row in range(65)]
 
 
 def test_tiles_end_where_few_ancestors_are_shared():
     forest, leaves = tree(4, [3, 3, 3, 3], [4] * 5)
-    plan = make_plan(forest, leaves, [1] * 81)
-    tiles = plan.units[plan.units[:, 3] - plan.units[:, 2] > 1, :2].tolist()
-    assert tiles == [[0, 27], [27, 54], [54, 81]]
+    plan = make_plan(forest, leaves, [1] * 81, tile_rows=32)
+    assert plan.units[:, :2].tolist() == [[0, 27], [27, 54], [54, 81]]
 
 
 def test_a_caterpillar_does_not_get_a_tile_per_row():
@@ -135,23 +151,23 @@ def test_a_caterpillar_does_not_get_a_tile_per_row():
         leaves.append(int(children[0]))
         spine = children[1:]
     forest.append(leaves, [1] * 64)
-    plan = make_plan(forest, leaves, [1] * 64)
-    assert all(end - begin >= 16 for begin, end, *_ in plan.units.tolist())
+    plan = make_plan(forest, leaves, [1] * 64, tile_rows=32)
+    # The spine is read once by each tile, in its tile or in a unit of its own.
+    assert len(plan.units) <= 4 and int(plan.runs[:, 4].sum()) < 1.6 * 64 * 8
 
 
 def test_prefill_skips_what_lies_after_a_tile():
     forest, (leaf,) = tree(4, [], [100])
     plan = make_plan(forest, [leaf], [100], tile_rows=10, split_tokens=20)
-    read = {(row, base) for row, _, _, base, _ in plan.runs.tolist()}
-    assert read == {(row, base) for row in range(0, 100, 10) for base in range(0, 100, 20) if base <= row + 9}
+    assert int(plan.runs[:, 4].sum()) == sum(-(-(row + 10) // 4) * 4 for row in range(0, 100, 10))
     whole = make_plan(forest, [leaf], [100], tile_rows=10, split_tokens=20, growth=1)
-    assert len(whole.runs) == 10 * 6
+    assert int(whole.runs[:, 4].sum()) == 10 * 104
 
 
 def test_rows_of_a_leaf_that_does_not_fill_tiles_are_cut_evenly():
     forest, (leaf,) = tree(4, [], [33])
-    plan = make_plan(forest, [leaf], [33])
-    assert plan.units[:, :2].tolist() == [[0, 17], [17, 33]]
+    plan = make_plan(forest, [leaf], [33], tile_rows=32)
+    assert plan.units[:, :2].tolist() == [[0, 16], [16, 33]]
 
 
 def test_a_chain_of_steps_is_one_run():
@@ -172,8 +188,8 @@ def test_future_pages_are_poison_and_empty_calls_are_plans():
 
 def test_tensors_are_the_hosts_memory_and_outlive_their_makers(device):
     forest, leaves = tree(4, [3], [9, 2])
-    plan = make_plan(forest, leaves, [1, 2, 1], growth=4, split_tokens=4, device=device)
-    names = ("units", "runs", "pages", "row_pos", "join_ptr", "join_slots")
+    plan = make_plan(forest, leaves, [1, 2, 1], growth=4, split_tokens=4, page_reads=True, device=device)
+    names = ("units", "runs", "pages", "row_pos", "join_ptr", "join_slots", "reads", "unit_reads")
     tensors = [getattr(plan, name) for name in names]
     assert all(t.dtype == torch.int32 and t.is_contiguous() and t.device.type == device.type for t in tensors)
     addresses = [t.data_ptr() for t in tensors]
@@ -200,8 +216,8 @@ def test_tensors_are_the_hosts_memory_and_outlive_their_makers(device):
         (([1], [1]), {"growth": -1}, "make_plan: growth must be >= 0, got -1"),
         (([1], [1]), {"growth": 2**31 - 1}, r"make_plan: a leaf's length \+ growth must be < 2\*\*31"),
         (([1], [1]), {"growth": 2**31}, "make_plan: growth must fit int32"),
-        (([1], [1]), {"tile_rows": 0}, "make_plan: tile_rows must be >= 1, got 0"),
-        (([1], [1]), {"split_tokens": 0}, "make_plan: split_tokens must be >= 1, got 0"),
+        (([1], [1]), {"tile_rows": -1}, "make_plan: tile_rows must be >= 0, got -1"),
+        (([1], [1]), {"split_tokens": -1}, "make_plan: split_tokens must be >= 0, got -1"),
     ],
 )
 def test_bad_input_is_named(args, kwargs, text):

@@ -1,0 +1,46 @@
+// What a plan costs on a processor: the model that the planner minimises. Times in ns, sizes in bytes.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace tts::host {
+
+// Sizes are per kv head. See tts_kernels/processors.py for where the figures come from.
+struct Costs {
+  // query heads per kv head, and kv heads
+  int32_t group = 4;
+  int32_t kv_heads = 8;
+  // keys and values of one token; query of one row; one partial result of one row, as it is stored
+  double kv_bytes = 512;
+  double q_bytes = 1024;
+  double part_bytes = 1040;
+  // multiplications and additions for one query head and token
+  double flops = 512;
+
+  // what runs at the same time, and what one of them can do
+  int32_t processors = 132;
+  double bytes_per_ns = 41;
+  double flops_per_ns = 5000;
+  double unit_ns = 1000;
+  // all together, from memory
+  double memory_bytes_per_ns = 3350;
+  // Among plans that are slower than the fastest by no more than this factor the one that asks for least is taken.
+  double tolerance = 1.25;
+  // matrix rows (rows x group) that a unit can have; steps in which it computes them: a run's rows are padded to these
+  int32_t tile = 256;
+  int32_t step = 64;
+
+  int32_t max_rows() const { return std::max(1, tile / group); }
+  // Matrix rows that `rows` of a run cost.
+  double padded(int32_t rows) const { return static_cast<double>((rows * group + step - 1) / step) * step; }
+  double bytes(int32_t rows, double tokens) const { return tokens * kv_bytes + rows * q_bytes; }
+  // A unit of `rows` that reads `tokens`, each for some of its rows: `work` is the sum of their padded matrix rows.
+  double unit(int32_t rows, double tokens, double work) const {
+    return unit_ns + std::max(bytes(rows, tokens) / bytes_per_ns, work * flops / flops_per_ns);
+  }
+  // A row that is read by one unit more is written and read back once more.
+  double join(int32_t rows) const { return rows * 2 * part_bytes / bytes_per_ns; }
+};
+
+}  // namespace tts::host
