@@ -1,10 +1,11 @@
 # make demo: everything from a bare machine to the table of searches. make test: the test suite. Needs Python and g++.
 PYTHON ?= python3.11
 VENV ?= .venv
+GPU_PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
 PIP := $(VENV)/bin/python -m pip
 SOURCES := $(shell find csrc setup.py pyproject.toml constraints.txt -type f)
 
-.PHONY: demo test lint bench sanitize clean
+.PHONY: demo test gpu lint bench sanitize clean
 
 # Torch first, at the pinned version: the extension is then built against it, without build isolation.
 $(VENV)/installed: $(SOURCES)
@@ -19,6 +20,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2
+
+# On a machine with a GPU and a CUDA build of torch: make gpu. What of it needs no GPU: make gpu DRY=1.
+gpu:
+	$(GPU_PYTHON) benchmarks/gpu.py $(if $(DRY),--dry)
 
 lint: $(VENV)/installed
 	$(PIP) install --quiet --constraint constraints.txt -e '.[dev]' --no-build-isolation

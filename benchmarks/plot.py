@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from statistics import median
 
 import matplotlib
 
@@ -14,6 +15,7 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 FIGURE = HERE / "results" / "demo.png"
+TRAFFIC_FIGURE = HERE / "results" / "traffic.png"
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -46,9 +48,52 @@ def draw(demo: list[dict[str, str]]) -> None:
     figure.savefig(FIGURE, dpi=130)
 
 
-def tables(demo: list[dict[str, str]], decode: list[dict[str, str]]) -> str:
+HEADS = ("32/32", "32/8", "64/8", "16/1")
+
+
+def over_floor(traffic: list[dict[str, str]], kind: str = "fasttree") -> dict[str, dict[str, list[float]]]:
+    """Requested bytes over the floor: system -> heads -> one figure per tree."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in traffic:
+        if row["kind"] == kind and row["system"] != "floor":
+            heads = f"{row['q_heads']}/{row['kv_heads']}"
+            found.setdefault(row["system"], {}).setdefault(heads, []).append(float(row["over_floor"]))
+    return found
+
+
+def draw_traffic(traffic: list[dict[str, str]]) -> None:
+    """Every tree of FastTree's, 32/8 heads: one line per system."""
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for system, by_heads in over_floor(traffic).items():
+        ours = system.startswith("ours")
+        axes.plot(range(1, 16), by_heads["32/8"], marker="o", lw=2.5 if ours else 1, ms=5 if ours else 3, label=system)
+    axes.set_yscale("log")
+    axes.set_xticks(range(1, 16))
+    axes.set_xlabel("FastTree's fifteen trees")
+    axes.set_ylabel("requested bytes / (KV once + queries + results)")
+    axes.set_title("one attention call, 32/8 heads of 128, bfloat16: counted")
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(TRAFFIC_FIGURE, dpi=130)
+
+
+def traffic_table(traffic: list[dict[str, str]]) -> list[str]:
     lines = [
-        f"Searches of `make demo` ({demo[0]['problems']} problems; {demo[0]['device']}, {demo[0]['threads']} thread(s)):",
+        "Bytes that one attention call requests over the least possible (KV once, queries, results): median and worst",
+        "of FastTree's fifteen trees, heads of 128 in bfloat16, counted from the plans and not timed:",
+        "",
+        f"| query/kv heads | {' | '.join(HEADS)} |",
+        f"|---|{'---|' * len(HEADS)}",
+    ]
+    for system, by_heads in over_floor(traffic).items():
+        cells = [f"{median(by_heads[heads]):.2f} / {max(by_heads[heads]):.2f}" for heads in HEADS]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    return lines
+
+
+def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: list[dict[str, str]]) -> str:
+    lines = [
+        f"Searches of `make demo` ({demo[0]['problems']} problems; {demo[0]['device']}, one thread):",
         "",
         "| search | solved | policy tokens | PRM tokens | KV read | unshared | seconds |",
         "|---|---|---|---|---|---|---|",
@@ -72,14 +117,15 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]]) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {r['system']} | {r['seconds']} | {r['tokens_per_second']} |" for r in decode]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *traffic_table(traffic)])
 
 
 def main() -> None:
-    demo, decode = read("demo"), read("decode")
+    demo, decode, traffic = read("demo"), read("decode"), read("traffic")
     draw(demo)
+    draw_traffic(traffic)
     text = README.read_text()
-    block = f"<!-- results -->\n{tables(demo, decode)}\n<!-- /results -->"
+    block = f"<!-- results -->\n{tables(demo, decode, traffic)}\n<!-- /results -->"
     README.write_text(re.sub(r"<!-- results -->.*<!-- /results -->", lambda _: block, text, flags=re.DOTALL))
 
 

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
+from tts_kernels import _ext
 from tts_kernels.backends import BACKENDS, why_not
+
+if _ext.why_not_triton("cpu") is None:
+    from tts_kernels.testing import interpreter
+
+    interpreter.install()
 
 # Tests run side by side on few cores; threads of one would wait for those of another.
 torch.set_num_threads(1)

@@ -37,6 +37,9 @@ FAMILIES = {
     "granite": _GQA | {"logits_scaling": 2.0, "attention_multiplier": 0.5},
     "starcoder2": _GQA,
     "mixtral": _GQA | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": _GQA
+    | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 7, "head_dim": 16}
+    | {"layer_types": ["sliding_attention", "full_attention"]},
 }
 
 

@@ -3,8 +3,9 @@ import pytest
 import torch
 from models import FAMILIES, VOCAB, dense_logits, tiny_model
 
-from tts_kernels import _ext
+from tts_kernels import _ext, accounting, hf
 from tts_kernels.hf import TreeModel
+from tts_kernels.plan import make_plan
 
 if _ext.why_not_native():
     pytest.skip("the native extension is not built", allow_module_level=True)
@@ -155,3 +156,54 @@ def test_the_context_is_a_limit():
         with pytest.raises(ValueError, match="within the model's context of 8 tokens, got 9"):
             tree_model.hidden(roots, np.arange(9), np.array([9], np.int32), np.array([8]))
         assert tree_model.forest.length(roots).tolist() == [0]
+
+
+def test_appended_tokens_need_no_new_plan(monkeypatch):
+    plans = []
+    monkeypatch.setattr(
+        hf, "make_plan", lambda *args, **options: plans.append(make_plan(*args, **options)) or plans[-1]
+    )
+    tree_model = TreeModel(tiny_model(), num_pages=200, page_size=4)
+    leaves = Leaves(tree_model, np.random.default_rng(0))
+    with tree_model.attached():
+        leaves.add_roots([30])
+        leaves.fork(next(iter(leaves.paths)), 5)
+        nodes = np.array(list(leaves.paths), np.int32)
+        plans.clear()
+        counted = tree_model.meter.count
+        each = accounting.TrafficMeter()
+
+        def count_twice(call, on_cpu):
+            counted(call, on_cpu)
+            # Without the shortcut for plans that live on.
+            each._plan = None
+            each.count(call, on_cpu)
+
+        before = tree_model.meter._total
+        monkeypatch.setattr(tree_model.meter, "count", count_twice)
+        for _ in range(hf.PLAN_GROWTH):
+            tree_model.logits(nodes, np.zeros(5, np.int64))
+        assert len(plans) == 1
+        assert np.array_equal(tree_model.meter._total - before, each._total)
+        tree_model.pool.fork(nodes[:1], np.array([2], np.int32))
+        tree_model.logits(nodes[1:], np.zeros(4, np.int64))
+        assert len(plans) == 2
+
+
+def test_bytes_are_counted_for_every_layer():
+    """Five leaves of one root: what was read lies between the floor and what the others would have read."""
+    tree_model = TreeModel(tiny_model(), num_pages=200, page_size=4)
+    leaves = Leaves(tree_model, np.random.default_rng(0))
+    with tree_model.attached():
+        leaves.add_roots([40])
+        leaves.fork(next(iter(leaves.paths)), 5)
+        before = tree_model.counters()
+        leaves.decode()
+    spent = {key: value - before[key] for key, value in tree_model.counters().items()}
+    token = 2 * 2 * 2 * 8 * 4
+    assert spent["kv_bytes"] == spent["kv_bytes_floor"] == (40 + 5) * token
+    assert spent["kv_bytes_unshared"] == 5 * 41 * token
+    # Six query heads over two kv heads: 40 read, 41 written, 41 expanded to 123, 123 read.
+    assert spent["kv_bytes_hugging_face"] == 5 * (40 + 41 + 41 + 123 + 123) * token
+    assert spent["bytes"] == spent["kv_bytes"] + 2 * 2 * 5 * 48 * 4
+    assert spent["kv_bytes_floor"] <= spent["kv_bytes_cascade"] <= spent["kv_bytes_unshared"]

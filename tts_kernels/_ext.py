@@ -52,11 +52,16 @@ def native_ops() -> list[str]:
     return [n for n in ours if not n.endswith("cpu_isa")]
 
 
+def triton_interpreted() -> bool:
+    """Whether Triton was told to run kernels in its interpreter; it decides when it is imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 @cache
 def why_not_triton(device_type: str) -> str | None:
     """Why Triton kernels cannot run on tensors of this type, or None. On the CPU they run in Triton's interpreter."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if device_type == "cuda" or (device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+    if device_type == "cuda" or (device_type == "cpu" and triton_interpreted()):
         return None
     return f"triton kernels run on {device_type} only in the interpreter (TRITON_INTERPRET=1 before the start)"

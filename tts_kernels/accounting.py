@@ -7,7 +7,7 @@ cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from tts_kernels.processors import AttentionShape
 
 # Matrix rows of a tile in the kernels that the others are known for.
 OTHERS_TILE = 128
+# What a model's calls are compared with.
+OTHERS = ("floor", "unshared", "cascade", "hugging_face")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Call:
         tiles = -(-widths // max(1, tile // self.shape.group))
         of_unit = np.repeat(np.arange(len(units)), units[:, 3] - units[:, 2])
         parts = np.maximum(np.diff(host.join_ptr).astype(np.int64) - 1, 0).sum()
-        return self._moved((tokens * tiles[of_unit]).sum(), int(widths.sum()), 2 * parts * self.shape.part_bytes(on_cpu))
+        return self._moved(
+            (tokens * tiles[of_unit]).sum(), int(widths.sum()), 2 * parts * self.shape.part_bytes(on_cpu)
+        )
 
     def floor(self) -> Moved:
         """Every token that is seen, every query and every result once."""
@@ -100,6 +104,8 @@ class Call:
 
     def _tiles_ends(self) -> np.ndarray:
         """Path length that each tile of rows of one leaf sees, when leaves share nothing."""
+        if (self.counts == 1).all():
+            return self.row_pos.astype(np.int64) + 1
         most = max(1, OTHERS_TILE // self.shape.group)
         ends = np.cumsum(self.counts)
         tiles = [np.arange(end, end - count, -most) for end, count in zip(ends, self.counts, strict=True)]
@@ -111,7 +117,7 @@ class Call:
         return self._moved(self._tiles_ends().sum(), self.rows)
 
     def hugging_face(self) -> Moved:
-        """A cache per leaf that is concatenated with the new tokens and expanded to the query heads, then attended to."""
+        """A cache per leaf: concatenated with the new tokens, expanded to the query heads, then attended to."""
         group, kv = self.shape.group, self.shape.kv_heads * self.shape.token_bytes
         ends, new = self._leaf_ends().sum(), self.rows
         copied = (ends - new) + ends + ((1 + group) * ends if group > 1 else 0)
@@ -131,6 +137,14 @@ class Call:
             (tokens * tiles).sum(), int(rows.sum()), (merged * 4 if merged else 0) * part, launches=2 * levels - 1
         )
 
+    def per_level(self) -> Moved:
+        """As ours does it, but with a unit of its own for every node: one launch, a part per level."""
+        segments = self.plan.host.segments
+        rows, tokens = segments[:, 1].astype(np.int64) - segments[:, 0], seen(segments, self.row_pos)
+        tiles = -(-rows // max(1, 256 // self.shape.group))
+        parts = int(rows[tokens > 0].sum()) - self.rows
+        return self._moved((tokens * tiles).sum(), int(rows[tokens > 0].sum()), 2 * parts * self.shape.part_bytes())
+
     def _levels(self) -> int:
         """Most segments on one path."""
         segments = self.plan.host.segments
@@ -138,3 +152,38 @@ class Call:
         np.add.at(change, segments[:, 0], 1)
         np.add.at(change, segments[:, 1], -1)
         return max(1, int(np.cumsum(change).max(initial=0)))
+
+
+class TrafficMeter:
+    """What the calls of a model moved, per layer, as their plans have it.
+
+    ``moved``: by ours and by the OTHERS. ``attended``: pairs of a row and a token that it sees.
+    """
+
+    def __init__(self) -> None:
+        self.calls = self.tokens = self.attended = 0
+        self._total = np.zeros((1 + len(OTHERS), len(fields(Moved))), np.int64)
+        self._plan: Plan | None = None
+        self._last = self._growth = self._total
+
+    @property
+    def moved(self) -> dict[str, Moved]:
+        return {name: Moved(*row) for name, row in zip(("ours", *OTHERS), self._total.tolist(), strict=True)}
+
+    def count(self, call: Call, on_cpu: bool) -> None:
+        self.calls += 1
+        self.tokens += call.rows
+        self.attended += int(call.row_pos.sum()) + call.rows
+        # A plan that lives on sees one more token per row: what it moves grows by the same every call.
+        if call.plan is not self._plan:
+            self._plan, self._last, self._growth = call.plan, self._counted(call, on_cpu), self._total[:0]
+        elif len(self._growth) == 0:
+            now = self._counted(call, on_cpu)
+            self._last, self._growth = now, now - self._last
+        else:
+            self._last = self._last + self._growth
+        self._total = self._total + self._last
+
+    def _counted(self, call: Call, on_cpu: bool) -> np.ndarray:
+        moved = [call.ours(on_cpu=on_cpu), *(getattr(call, name)() for name in OTHERS)]
+        return np.array([astuple(each) for each in moved], np.int64)

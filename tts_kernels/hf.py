@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from tts_kernels.accounting import Call, Moved
+from tts_kernels.accounting import Call, TrafficMeter
 from tts_kernels.backends import Backend
 from tts_kernels.kv_pool import KVPool
 from tts_kernels.ops.tree_attention import tree_attention
@@ -29,7 +29,6 @@ ATTENTION_NAME = "tts_kernels"
 PLAN_GROWTH = 64
 # Most tokens per call when many are fed at once: bounds the activations.
 MAX_CALL_TOKENS = 4096
-OTHERS = ("floor", "unshared", "cascade", "hugging_face")
 
 
 @dataclass
@@ -56,12 +55,14 @@ def tree_attention_forward(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     tree_cache: TreeCache | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: query [1, Hq, N, D], key and value [1, Hkv, N, D].
 
-    Returns [1, N, Hq, D]. Causal order, windows and ragged lengths come from the plan; ``attention_mask`` must be None.
+    Returns [1, N, Hq, D]. s_aux: sinks, [Hq]. Causal order, windows and ragged lengths come from the plan;
+    ``attention_mask`` must be None.
     """
     name = type(module).__name__
     if tree_cache is None:
@@ -69,7 +70,7 @@ def tree_attention_forward(
             f"{name}: attention {ATTENTION_NAME!r} needs tree_cache=, which the model did not pass on; "
             "run the model through TreeModel, or the model drops keyword arguments on the way to its attention"
         )
-    for feature in ("s_aux", "position_bias", "head_mask"):
+    for feature in ("position_bias", "head_mask"):
         if kwargs.get(feature) is not None:
             raise TypeError(f"{name}: tree attention does not support {feature} in this version")
     if attention_mask is not None:
@@ -91,6 +92,7 @@ def tree_attention_forward(
         scale=scaling,
         softcap=softcap or 0.0,
         window=sliding_window or 0,
+        sinks=None if s_aux is None else s_aux.float(),
         backend=tree_cache.backend,
     )
     return out[None], None
@@ -164,22 +166,20 @@ class TreeModel:
         """What was spent since the model was made, and what others would have moved for the same calls.
 
         ``calls``, ``tokens`` fed, ``flops``, ``peak_pages``; ``kv_bytes`` that attention requested, and ``bytes`` with
-        queries, results and partial results; the same with ``_floor`` (the least possible), ``_unshared`` (every path by
-        itself), ``_cascade`` (level by level) and ``_hugging_face`` (caches concatenated and expanded).
+        queries, results and partial results; the same with ``_floor`` (the least possible), ``_unshared`` (every path
+        by itself), ``_cascade`` (level by level) and ``_hugging_face`` (caches concatenated and expanded).
         """
-        meter, layers = self.meter, self.pool.k.shape[0]
+        meter, layers, moved = self.meter, self.pool.k.shape[0], self.meter.moved
         counted = {
             "calls": meter.calls,
             "tokens": meter.tokens,
             "flops": self.flops,
             "peak_pages": self.forest.peak_pages,
-            "kv_bytes": layers * meter.moved.kv,
-            "bytes": layers * meter.moved.total,
         }
-        for name in OTHERS:
-            moved = meter.others.get(name, Moved(launches=0))
-            counted[f"kv_bytes_{name}"] = layers * (moved.kv + moved.copied)
-            counted[f"bytes_{name}"] = layers * moved.total
+        for name, bytes_ in moved.items():
+            suffix = "" if name == "ours" else f"_{name}"
+            counted[f"kv_bytes{suffix}"] = layers * (bytes_.kv + bytes_.copied)
+            counted[f"bytes{suffix}"] = layers * bytes_.total
         return counted
 
     @contextmanager
@@ -287,26 +287,3 @@ class _Planned:
 
     def matches(self, nodes: np.ndarray, version: int) -> bool:
         return self.growth > 0 and self.version == version and np.array_equal(self.nodes, nodes)
-
-
-@dataclass
-class TrafficMeter:
-    """What the calls of a model moved, per layer, as their plans have it (``tts_kernels.accounting``).
-
-    ``moved``: by ours; ``others``: the least possible and what other ways of decoding would have moved.
-    ``attended``: pairs of a row and a token that it sees.
-    """
-
-    calls: int = 0
-    tokens: int = 0
-    attended: int = 0
-    moved: Moved = field(default_factory=lambda: Moved(launches=0))
-    others: dict[str, Moved] = field(default_factory=dict)
-
-    def count(self, call: Call, on_cpu: bool) -> None:
-        self.calls += 1
-        self.tokens += call.rows
-        self.attended += int(call.row_pos.sum()) + call.rows
-        self.moved += call.ours(on_cpu=on_cpu)
-        for name in OTHERS:
-            self.others[name] = self.others.get(name, Moved(launches=0)) + getattr(call, name)()

@@ -120,7 +120,7 @@ def make_plan(
         forest, leaves, counts, growth=growth, tile_rows=tile_rows, split_tokens=split_tokens, invariant=invariant,
         page_reads=page_reads, costs=costs_of(processor or processor_of(device), shape, on_cpu),
     )  # fmt: skip
-    tensors = {name: torch.from_numpy(getattr(host, name)).to(device) for name in TENSORS}
+    tensors: dict[str, Any] = {name: torch.from_numpy(getattr(host, name)).to(device) for name in TENSORS}
     widths = host.units[:, 1] - host.units[:, 0]
     return Plan(
         **tensors, num_slots=host.num_slots, num_rows=host.num_rows, page_size=host.page_size, host=host,

@@ -27,7 +27,8 @@ class Processor:
     memory_gb_s, cache_gb_s: what all of them together read from memory, and from the cache that they share.
     tflops: multiplications and additions in 16 bit of all of them. unit_us: fixed cost of a unit of work.
     tile: most matrix rows (rows x query heads of a kv head) that a unit of the kernel keeps on chip, at head_dim 128
-    in 16 bit. step: the kernel pads a run's matrix rows to multiples of this. tolerance: among plans that are slower
+    in 16 bit. step: matrix rows are computed in multiples of this. whole_tiles: the kernel computes all rows of a unit
+    for every token that it reads, also where few of them see it. tolerance: among plans that are slower
     than the fastest by no more than this factor the one that requests the fewest bytes is taken.
     """
 
@@ -38,6 +39,7 @@ class Processor:
     unit_us: float
     tile: int
     step: int
+    whole_tiles: bool = True
     tolerance: float = 1.25
 
 
@@ -46,8 +48,18 @@ PROCESSORS = {
     "h100": Processor(units=132, memory_gb_s=3350, cache_gb_s=5500, tflops=660, unit_us=1, tile=256, step=64),
     "a100": Processor(units=108, memory_gb_s=2039, cache_gb_s=4700, tflops=208, unit_us=1, tile=128, step=64),
     "rtx4090": Processor(units=128, memory_gb_s=1008, cache_gb_s=3400, tflops=110, unit_us=1, tile=128, step=64),
-    # One thread of a server CPU; see cpu().
-    "cpu": Processor(units=1, memory_gb_s=12, cache_gb_s=30, tflops=0.07, unit_us=2, tile=192, step=6),
+    # One thread of a server CPU.
+    "cpu": Processor(
+        units=1,
+        memory_gb_s=12,
+        cache_gb_s=30,
+        tflops=0.07,
+        unit_us=2,
+        tile=192,
+        step=6,
+        whole_tiles=False,
+        tolerance=1.05,
+    ),
 }
 
 
@@ -111,12 +123,13 @@ def costs_of(processor: Processor, shape: AttentionShape, on_cpu: bool) -> _host
     costs.part_bytes = shape.part_bytes(on_cpu)
     costs.flops = 4 * shape.head_dim
     costs.processors = processor.units
-    costs.bytes_per_ns = processor.cache_gb_s / processor.units
-    costs.flops_per_ns = 1000 * processor.tflops / processor.units
+    costs.ns_per_byte = processor.units / processor.cache_gb_s
+    costs.ns_per_flop = processor.units / (1000 * processor.tflops)
     costs.unit_ns = 1000 * processor.unit_us
     costs.memory_bytes_per_ns = processor.memory_gb_s
     costs.tolerance = processor.tolerance
     # What is kept on chip of a row grows with its bytes.
     wide = 1 if on_cpu else max(1, shape.head_dim * shape.dtype.itemsize // 256)
+    costs.whole_tiles = processor.whole_tiles
     costs.tile, costs.step = max(processor.tile // wide, shape.group), processor.step
     return costs

@@ -38,15 +38,24 @@ def summary_row(results: Sequence[SearchResult], stats: RunStats) -> dict[str, s
     """The figures of one run, formatted."""
     share = accuracy(results)
     policy, scorer = stats.policy, stats.scorer
-    read, unshared = (policy.get(k, 0) + scorer.get(k, 0) for k in ("kv_bytes", "kv_bytes_unshared"))
+
+    def moved(suffix: str) -> int:
+        return policy.get(f"bytes{suffix}", 0) + scorer.get(f"bytes{suffix}", 0)
+
+    def against(suffix: str) -> str:
+        return f"{_bytes(moved(suffix))} ({moved(suffix) / moved(''):.2g}x)" if moved("") else "-"
+
     return {
         "accuracy": "-" if share is None else f"{share:.1%}",
         "policy tokens": f"{policy.get('tokens', 0):,}",
         "PRM tokens": f"{scorer.get('tokens', 0):,}",
         "policy FLOPs": f"{policy.get('flops', 0):.2e}",
         "PRM FLOPs": f"{scorer.get('flops', 0):.2e}",
-        "KV read": _bytes(read),
-        "KV read unshared": f"{_bytes(unshared)} ({unshared / read:.1f}x)" if read else "-",
+        "attention bytes": _bytes(moved("")),
+        "  least possible": against("_floor"),
+        "  level by level (cascade)": against("_cascade"),
+        "  every path by itself": against("_unshared"),
+        "  concatenated and expanded": against("_hugging_face"),
         "peak pages": f"{policy.get('peak_pages', 0):,} + {scorer.get('peak_pages', 0):,}",
         "seconds": f"{stats.seconds:.1f}",
     }

@@ -85,8 +85,12 @@ std::unique_ptr<Plan> make_plan(Forest& forest, const py::object& leaves, const 
                                 int64_t tile_rows, int64_t split_tokens, bool invariant, bool page_reads,
                                 const Costs& costs) {
   const char* op = "make_plan";
-  const UnitOptions options{forest.page_size(), read_int(op, "growth", growth), read_int(op, "tile_rows", tile_rows),
-                            read_int(op, "split_tokens", split_tokens), invariant, page_reads};
+  const UnitOptions options{forest.page_size(),
+                            read_int(op, "growth", growth),
+                            read_int(op, "tile_rows", tile_rows),
+                            read_int(op, "split_tokens", split_tokens),
+                            invariant,
+                            page_reads};
   return std::make_unique<Plan>(forest, read_ints(op, "leaves", leaves), read_ints(op, "counts", counts), options,
                                 costs);
 }
@@ -203,12 +207,13 @@ void bind_costs(py::module_& module) {
       .def_readwrite("part_bytes", &Costs::part_bytes)
       .def_readwrite("flops", &Costs::flops)
       .def_readwrite("processors", &Costs::processors)
-      .def_readwrite("bytes_per_ns", &Costs::bytes_per_ns)
-      .def_readwrite("flops_per_ns", &Costs::flops_per_ns)
+      .def_readwrite("ns_per_byte", &Costs::ns_per_byte)
+      .def_readwrite("ns_per_flop", &Costs::ns_per_flop)
       .def_readwrite("unit_ns", &Costs::unit_ns)
       .def_readwrite("memory_bytes_per_ns", &Costs::memory_bytes_per_ns)
       .def_readwrite("tolerance", &Costs::tolerance)
       .def_readwrite("tile", &Costs::tile)
+      .def_readwrite("whole_tiles", &Costs::whole_tiles)
       .def_readwrite("step", &Costs::step);
 }
 

@@ -54,9 +54,8 @@ void Partition::solve(int32_t region) {
   for (int32_t leaf = root.leaf_begin; leaf < root.leaf_end; ++leaf) {
     const double before = best_.back().cost;
     // A tile that begins here, up to what depends on its end.
-    const double price =
-        before + prices_.tile(-leaves[leaf].row_begin,
-                              leaves[leaf].path.tokens - root.path.tokens - leaves[leaf + 1].fresh.tokens);
+    const double price = before + prices_.tile(-leaves[leaf].row_begin, leaves[leaf].path.tokens - root.path.tokens -
+                                                                            leaves[leaf + 1].fresh.tokens);
     while (window_.size() > oldest && window_.back().price >= price) window_.pop_back();
     window_.push_back(Begin{leaf, price});
     while (oldest < window_.size() && !fits(region, window_[oldest].leaf, leaf + 1)) ++oldest;

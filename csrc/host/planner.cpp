@@ -45,7 +45,8 @@ class SegmentCollector {
     plan_.pages.resize(plan_.pages.size() + num_pages - num_filled, kPoisonPage);
     if (invariant_) {
       const int32_t path_pages = node.base / page_size + num_pages;
-      invariant_->add_leaf(row_begin, next_row_, num_shared_tokens / invariant_->split_tokens(), path_begin, path_pages);
+      invariant_->add_leaf(row_begin, next_row_, num_shared_tokens / invariant_->split_tokens(), path_begin,
+                           path_pages);
     }
     add_segment(row_begin, next_row_, invariant_ ? node.id : page_begin, node.base, num_pages, true);
     return PlannedLeaf{&node, argument, row_begin, num_rows, max_end, page_begin, num_pages, num_filled};
@@ -181,8 +182,7 @@ void for_each_row(const Plan& plan, const Unit& unit, Ints& firsts, Visit visit)
 
 }  // namespace
 
-Plan::Plan(Forest& forest, const Ints& leaves, const Ints& counts, const UnitOptions& options,
-           const Costs& costs)
+Plan::Plan(Forest& forest, const Ints& leaves, const Ints& counts, const UnitOptions& options, const Costs& costs)
     : page_size(forest.page_size()), forest_(&forest), version_(forest.version()) {
   require(options.growth >= 0, "growth", ">= 0", options.growth);
   require(options.tile_rows >= 0, "tile_rows", ">= 0", options.tile_rows);

@@ -1,24 +1,29 @@
 #include "host/reads.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace tts::host {
 
 PageReads::PageReads(const std::vector<Unit>& units, const std::vector<Run>& runs, const Ints& row_pos,
                      int32_t page_size) {
+  // Pages that wait for their first key stand behind those that have one, the next to be filled first.
+  std::vector<std::pair<int32_t, Read>> waiting;
   for (const Unit& unit : units) {
-    const size_t begin = reads.size();
+    const int32_t begin = static_cast<int32_t>(reads.size());
+    waiting.clear();
     for (int32_t r = unit.run_begin; r < unit.run_end; ++r) {
       const Run& run = runs[r];
-      for (int32_t i = 0; i * page_size < run.length; ++i) {
-        reads.push_back(Read{run.page_begin + i, run.base + i * page_size, run.row_begin, run.row_end});
+      const int32_t last = row_pos[run.row_end - 1];
+      Read read{run.page_begin, run.base, run.row_begin, run.row_end};
+      for (; read.base < run.base + run.length; ++read.page, read.base += page_size) {
+        if (read.base <= last) reads.push_back(read);
+        else waiting.emplace_back(read.base - last, read);
       }
     }
-    // Pages that wait for their first key stand behind those that have one, the next to be filled first.
-    const auto wait = [&](const Read& read) { return std::max(0, read.base - row_pos[read.row_end - 1]); };
-    std::stable_sort(reads.begin() + begin, reads.end(),
-                     [&](const Read& a, const Read& b) { return wait(a) < wait(b); });
-    ranges.push_back(ReadRange{static_cast<int32_t>(begin), static_cast<int32_t>(begin)});
+    std::stable_sort(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& [wait, read] : waiting) reads.push_back(read);
+    ranges.push_back(ReadRange{begin, begin});
     ends_.push_back(static_cast<int32_t>(reads.size()));
   }
   update(row_pos);

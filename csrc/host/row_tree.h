@@ -72,7 +72,7 @@ class Prices {
     return rows <= limit_.rows && tokens <= limit_.tokens && costs_.unit(rows, tokens, work) <= limit_.ns;
   }
   // Linear in rows and tokens; per_tile() comes on top.
-  double tile(int32_t rows, double tokens) const { return costs_.bytes(rows, tokens) / costs_.bytes_per_ns; }
+  double tile(int32_t rows, double tokens) const { return costs_.bytes(rows, tokens) * costs_.ns_per_byte; }
   double per_tile() const { return 0.01 * costs_.unit_ns; }
   int32_t num_tiles(int32_t rows) const { return (rows + limit_.rows - 1) / limit_.rows; }
   // How many even pieces of a path of `tokens` are short enough, for a tile of `rows`.

@@ -31,7 +31,8 @@ class Chooser {
     double fastest = kInfinity;
     for (const UnitChoice& choice : choices) fastest = std::min(fastest, choice.ns);
     for (UnitChoice& choice : choices) {
-      if (choice.ns <= costs_.tolerance * fastest && (best.units.empty() || choice.bytes < best.bytes)) best = std::move(choice);
+      if (choice.ns <= costs_.tolerance * fastest && (best.units.empty() || choice.bytes < best.bytes))
+        best = std::move(choice);
     }
     return best;
   }
@@ -40,7 +41,7 @@ class Chooser {
   // How long a unit may be: a processor's share of the work, or more.
   std::vector<double> lengths() const {
     if (options_.split_tokens > 0 || std::isinf(costs_.tolerance)) return {kInfinity};
-    const double share = floor_bytes_ / costs_.bytes_per_ns * costs_.kv_heads / costs_.processors;
+    const double share = floor_bytes_ * costs_.ns_per_byte * costs_.kv_heads / costs_.processors;
     const double least = costs_.unit(max_rows_, 128, 128 * costs_.padded(max_rows_));
     return {std::max(least, share), std::max(least, 1.5 * share), std::max(least, 2.5 * share), kInfinity};
   }
@@ -72,11 +73,12 @@ class Chooser {
       unit_rows += rows;
     }
     const double joins = static_cast<double>(unit_rows) - static_cast<double>(row_pos_.size());
-    total += joins * 2 * costs_.part_bytes / costs_.bytes_per_ns;
+    total += joins * 2 * costs_.part_bytes * costs_.ns_per_byte;
     choice.bytes = (bytes + joins * 2 * costs_.part_bytes + row_pos_.size() * costs_.q_bytes) * costs_.kv_heads;
     const double memory = floor_bytes_ * costs_.kv_heads / costs_.memory_bytes_per_ns;
     // The last units to start end at different times.
-    const double busy = total * costs_.kv_heads / costs_.processors + longest / 2;
+    const double uneven = longest / 2 * (costs_.processors - 1) / costs_.processors;
+    const double busy = total * costs_.kv_heads / costs_.processors + uneven;
     choice.ns = std::max({memory, longest, busy});
   }
 

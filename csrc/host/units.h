@@ -53,8 +53,8 @@ struct UnitChoice {
 
 constexpr int32_t kNoParts = -1;
 
-// End of the rows, from `begin` on, whose last sees all that any of them sees of the run: kernels load a run's keys up to
-// the position of its last row. All rows of the run but for rows that lie before their leaf's own pages.
+// End of the rows, from `begin` on, whose last sees all that any of them sees of the run: kernels load a run's keys up
+// to the position of its last row. All rows of the run but for rows that lie before their leaf's own pages.
 int32_t rows_led_by_last(const Run& run, int32_t begin, const Ints& row_pos);
 
 UnitChoice choose_units(const RowTree& tree, const Ints& row_pos, const UnitOptions& options, const Costs& costs);

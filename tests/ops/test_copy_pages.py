@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tts_kernels import _ext
 from tts_kernels.ops.copy_pages import copy_pages
 from tts_kernels.testing import peaky
 
@@ -46,6 +47,48 @@ def test_every_instruction_set(isa):
     check("native", *make_case((3, 21, 2, 5, 9, 10), torch.bfloat16, "cpu"))
 
 
+# Pages of 1280, 24, 4, 6 and 5 bytes, so that words of every size are copied; the first has a chunk of its own.
+@pytest.mark.parametrize(
+    "shape", [(2, 7, 2, 16, 40, 3), (2, 5, 2, 3, 4, 2), (1, 5, 1, 1, 4, 2), (1, 5, 1, 3, 2, 2)], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_8_bit_pages(backend, device, shape, dtype):
+    *_, src, dst = make_case(shape, torch.float32, device)
+    bits = torch.randint(-128, 128, (2, *shape[:5]), generator=torch.Generator().manual_seed(1), dtype=torch.int8)
+    k_bits, v_bits = bits.to(device)
+    want = [pages.clone() for pages in (k_bits, v_bits)]
+    for pages in want:
+        pages[:, dst.long()] = pages[:, src.long()]
+    copy_pages(k_bits.view(dtype), v_bits.view(dtype), src, dst, backend=backend)
+    assert torch.equal(k_bits, want[0])
+    assert torch.equal(v_bits, want[1])
+
+
+def test_scales_of_pages(backend, device):
+    *_, src, dst = make_case((2, 9, 3, 1, 1, 4), torch.float32, device)
+    k_scales, v_scales = torch.rand(2, 2, 9, 3, generator=torch.Generator().manual_seed(1)).to(device)
+    check(backend, k_scales[..., None, None], v_scales[..., None, None], src, dst)
+
+
+def test_pages_behind_2_31_bytes(backend, device):
+    """A pool of which three pages are ever touched. Their size is odd, so that a word is a byte."""
+    pages = torch.empty(1, 2**20 + 3, 1, 1, 2049, dtype=torch.int8, device=device)
+    pages[0, 1], pages[0, -1], pages[0, -2] = 1, 2, 3
+    ids = torch.tensor([2**20 + 2, 1], dtype=torch.int32, device=device)
+    copy_pages(pages, pages, ids[:1], ids[1:], backend=backend)
+    assert (pages[0, 1] == 2).all()
+    copy_pages(pages, pages, ids[1:], ids[:1] - 1, backend=backend)
+    assert (pages[0, -2] == 2).all()
+
+
+def test_pages_that_start_anywhere(backend, device):
+    """Views into a larger buffer: the second is aligned to its element and no better."""
+    k_pages, v_pages, src, dst = make_case((2, 9, 2, 4, 8, 4), torch.bfloat16, device)
+    buffer = torch.zeros(v_pages.numel() + 1, dtype=torch.bfloat16, device=device)
+    buffer[1:] = v_pages.flatten()
+    check(backend, k_pages, buffer[1:].view(v_pages.shape), src, dst)
+
+
 def test_strided_ids(backend, device):
     k_pages, v_pages, src, dst = make_case((2, 9, 2, 4, 8, 4), torch.float32, device)
     check(backend, k_pages, v_pages, torch.stack([src, dst], 1)[:, 0], torch.stack([src, dst], 1)[:, 1])
@@ -83,5 +126,10 @@ def test_bad_input():
         copy_pages(k_pages, v_pages.half(), src, dst)
     with pytest.raises(ValueError, match="copy_pages: v_pages must be contiguous"):
         copy_pages(k_pages, v_pages.transpose(0, 1).contiguous().transpose(0, 1), src, dst)
-    with pytest.raises(RuntimeError, match="copy_pages: backend 'triton' cannot run here"):
+
+
+def test_a_backend_that_cannot_run_says_why(monkeypatch):
+    k_pages, v_pages, src, dst = make_case((2, 9, 2, 4, 8, 3), torch.float32, "cpu")
+    monkeypatch.setattr(_ext, "why_not_triton", lambda device_type: "of the weather")
+    with pytest.raises(RuntimeError, match="copy_pages: backend 'triton' cannot run here: of the weather"):
         copy_pages(k_pages, v_pages, src, dst, backend="triton")

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tts_kernels import _ext
 from tts_kernels.ops.merge_states import merge_states
 from tts_kernels.testing import assert_matches_oracle, peaky
 
@@ -59,5 +60,10 @@ def test_bad_input():
         merge_states(outs.int(), lses)
     with pytest.raises(ValueError, match="backend must be one of"):
         merge_states(outs, lses, backend="fast")
-    with pytest.raises(RuntimeError, match="merge_states: backend 'triton' cannot run here"):
+
+
+def test_a_backend_that_cannot_run_says_why(monkeypatch):
+    outs, lses = make_parts((2, 3, 5, 16), torch.float32, "cpu")
+    monkeypatch.setattr(_ext, "why_not_triton", lambda device_type: "of the weather")
+    with pytest.raises(RuntimeError, match="merge_states: backend 'triton' cannot run here: of the weather"):
         merge_states(outs, lses, backend="triton")

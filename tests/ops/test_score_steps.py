@@ -3,10 +3,12 @@ import itertools
 import pytest
 import torch
 
+from tts_kernels.backends import why_not
 from tts_kernels.ops.score_steps import AGGREGATES, score_steps
 from tts_kernels.testing import POISON_INDEX, assert_matches_oracle, peaky
 
-# Tokens, hidden size, classes, steps per path: one, odd, empty, one past every vector, one past the 64 paths of a task.
+# Tokens, hidden size, classes, steps per path: one, odd, empty, one past every vector, one past the 64 paths of a task
+# (CPU), more than one tile of classes and of hidden states (Triton).
 SHAPES = [
     (1, 1, 1, [1]),
     (9, 17, 2, [2, 0, 3]),
@@ -14,6 +16,7 @@ SHAPES = [
     (7, 65, 2, []),
     (300, 129, 5, [1, 0, 4, 2] * 17),
     (4, 1030, 2, [3, 1]),
+    (4, 1030, 20, [2, 0, 1]),
     (3, 0, 2, [1, 2]),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -56,6 +59,9 @@ def check(backend, device, shape, dtype, head, positive, aggregate, with_prior):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("head", "positive"), HEADS)
 def test_matches_oracle(backend, device, shape, dtype, head, positive):
+    # Triton's interpreter takes milliseconds per path.
+    if backend == "triton" and device.type == "cpu":
+        shape = (*shape[:3], shape[3][:6])
     for aggregate, with_prior in itertools.product(AGGREGATES, [False, True]):
         check(backend, device, shape, dtype, head, positive, aggregate, with_prior)
 
@@ -180,8 +186,9 @@ def test_bad_input():
         score_steps(*args, aggregate="max")
     with pytest.raises(ValueError, match="score_steps: prior_steps must be at least 0"):
         score_steps(*args, prior=prior, prior_steps=done - 4)
-    with pytest.raises(RuntimeError, match="score_steps: backend 'triton' cannot run here"):
-        score_steps(*args, backend="triton")
+    if why_not("score_steps", "triton", "cpu") is not None:
+        with pytest.raises(RuntimeError, match="score_steps: backend 'triton' cannot run here"):
+            score_steps(*args, backend="triton")
     for wrong in ([0, 2, 1, 5], [1, 2, 2, 5], [0, 2, 2, 4], [0, 2, 2, 6]):
         with pytest.raises(ValueError, match="score_steps: offsets must be ascending from 0 to 5"):
             score_steps(hidden, rows, torch.tensor(wrong, dtype=torch.int32), weight)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tts_kernels.backends import why_not
 from tts_kernels.ops.tree_attention import tree_attention
 from tts_kernels.testing import assert_matches_oracle
 from tts_kernels.testing.plans import Shape, random_case
@@ -10,6 +11,7 @@ from tts_kernels.testing.plans import Shape, random_case
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (q_heads, kv_heads): one query per row, odd and even groups, one kv head for many.
 HEADS = [(1, 1), (3, 3), (6, 2), (4, 1), (14, 2), (16, 1)]
+STORED = [torch.int8, torch.float8_e4m3fn]
 CPU = torch.device("cpu")
 
 
@@ -17,9 +19,9 @@ def check(backend, case, **options):
     """``backend`` against the oracle; the reference first, in float64, where only a wrong key makes a difference."""
     args = (case.q, case.k_pages, case.v_pages)
     oracle_out, oracle_lse = case.oracle(**options)
-    exact_out, exact_lse = tree_attention(
-        *(x.double() for x in args), case.plan, return_lse=True, backend="reference", **options
-    )
+    options |= {"k_scales": case.k_scales, "v_scales": case.v_scales}
+    wide = [x.double() if x.dtype in DTYPES else x for x in args]
+    exact_out, exact_lse = tree_attention(*wide, case.plan, return_lse=True, backend="reference", **options)
     torch.testing.assert_close(exact_out, oracle_out, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(exact_lse.double(), oracle_lse, rtol=1e-6, atol=1e-6)
     out, lse = tree_attention(*args, case.plan, return_lse=True, backend=backend, **options)
@@ -39,20 +41,21 @@ def test_head_dims(backend, device, dtype, head_dim):
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_heads(backend, device, dtype, heads):
-    check(backend, random_case(Shape(q_heads=heads[0], kv_heads=heads[1]), dtype, device, seed=1))
+    check(backend, random_case(Shape(q_heads=heads[0], kv_heads=heads[1], nodes=24), dtype, device, seed=1))
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16, 100, 128])
 @pytest.mark.parametrize("row_tokens", [1, 20])
 def test_page_sizes(backend, device, page_size, row_tokens):
-    shape = Shape(page_size=page_size, row_tokens=row_tokens, node_tokens=150, nodes=12)
+    shape = Shape(page_size=page_size, row_tokens=row_tokens, node_tokens=150, nodes=8 if backend == "triton" else 12)
     check(backend, random_case(shape, torch.float32, device, seed=page_size))
 
 
 @pytest.mark.parametrize("window", [0, 1, 7, 64, 10_000])
 @pytest.mark.parametrize("row_tokens", [1, 70])
 def test_windows(backend, device, window, row_tokens):
-    shape = Shape(row_tokens=row_tokens, node_tokens=100, nodes=12)
+    # The interpreter is slow.
+    shape = Shape(row_tokens=row_tokens, node_tokens=100, nodes=6 if backend == "triton" else 12)
     check(backend, random_case(shape, torch.float32, device, seed=2), window=window)
 
 
@@ -60,6 +63,26 @@ def test_windows(backend, device, window, row_tokens):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_scores(backend, device, dtype, options):
     check(backend, random_case(Shape(row_tokens=3), dtype, device, seed=3), **options)
+
+
+@pytest.mark.parametrize("window", [0, 9])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sinks(backend, device, dtype, window):
+    """Larger and smaller than all scores, absent, and in between; rows in one part and in many, one without a key."""
+    case = random_case(Shape(row_tokens=3, layers=4), dtype, device, seed=10)
+    sinks = torch.tensor([60.0, -60.0, -torch.inf, 0.0, 2.0, -2.0, 5.0, 10.0], device=device)
+    check(backend, case, sinks=sinks, window=window)
+
+
+@pytest.mark.parametrize("stored", STORED, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_pages_in_8_bits(backend, device, dtype, stored):
+    case = random_case(Shape(row_tokens=2), dtype, device, seed=11, stored=stored)
+    if backend == "native":
+        with pytest.raises(TypeError, match=rf"the native kernel of this version has no {stored} pages"):
+            check(backend, case)
+    else:
+        check(backend, case, softcap=20.0)
 
 
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 63, 64, 65, 127, 129, 200])
@@ -84,7 +107,7 @@ def test_random_trees(backend, device, seed):
 def test_row_block_edges(backend, device, rows):
     """Many rows of one node in one unit: every size of the last block of rows."""
     shape = Shape(nodes=1, node_tokens=130, row_tokens=100, full=True, q_heads=8, kv_heads=8)
-    check(backend, first_rows(random_case(one_unit(shape), torch.float32, device, seed=8), rows))
+    check(backend, first_rows(random_case(one_unit(shape), torch.float32, device, seed=13), rows))
 
 
 def one_unit(shape):
@@ -95,12 +118,13 @@ def first_rows(case, count):
     """The case without its later rows; all rows are in the one unit of the plan."""
     plan = case.plan
     assert len(plan.units) == 1 and count < len(case.rows)
-    units, runs = plan.units.clone(), plan.runs.clone()
+    units, runs, reads = plan.units.clone(), plan.runs.clone(), plan.reads.clone()
     units[:, 1] = units[:, 1].clamp(max=count)
     runs[:, 1] = runs[:, 1].clamp(max=count)
+    reads[:, 3] = reads[:, 3].clamp(max=count)
     plan = replace(
-        plan, units=units, runs=runs, row_pos=plan.row_pos[:count].clone(), join_ptr=plan.join_ptr[: count + 1].clone(),
-        num_rows=count,
+        plan, units=units, runs=runs, reads=reads, row_pos=plan.row_pos[:count].clone(),
+        join_ptr=plan.join_ptr[: count + 1].clone(), num_rows=count, max_unit_rows=count,
     )  # fmt: skip
     return replace(case, plan=plan, q=case.q[:count], rows=case.rows[:count])
 
@@ -138,7 +162,10 @@ def test_other_rows_do_not_show(isa):
 
 
 def test_nan_stays_where_it_is_seen(backend, device):
-    """A NaN query spoils its row only, NaN values of a leaf the rows of that leaf only."""
+    """A NaN query spoils its row only, NaN values of a leaf the rows of that leaf only.
+
+    A tensor core multiplies what a row does not see by 0: there a NaN value may spoil the unit.
+    """
     case = random_case(Shape(nodes=12, node_tokens=30, page_size=1, tile_rows=64), torch.float32, device, seed=9)
     q, k, v, plan = case.q, case.k_pages, case.v_pages, case.plan
     clean = tree_attention(q, k, v, plan, backend=backend)
@@ -155,7 +182,7 @@ def test_nan_stays_where_it_is_seen(backend, device):
     for _, _, page_begin, base, length in own:
         written = min(length, leaf.base + leaf.length - base)
         spoilt_v[plan.pages[page_begin : page_begin + written].long()] = torch.nan
-    for args in ((spoilt_q, k, v), (q, k, spoilt_v)):
+    for args in ((spoilt_q, k, v), (q, k, spoilt_v))[: 1 if backend == "triton" else 2]:
         out = tree_attention(*args, plan, backend=backend)
         assert torch.isnan(out[row]).all()
         assert torch.equal(out[others], clean[others])
@@ -213,5 +240,21 @@ def test_bad_input():
                         ("window", -1), ("window", 1.5)]:  # fmt: skip
         with pytest.raises(ValueError, match=f"tree_attention: {name} must be .*, got"):
             tree_attention(q, k, v, plan, **{name: value})
-    with pytest.raises(RuntimeError, match="tree_attention: backend 'triton' cannot run here"):
-        tree_attention(q, k, v, plan, backend="triton")
+    with pytest.raises(ValueError, match=r"sinks must be \[Hq\], got \[7\] \(Hq=8 from q\)"):
+        tree_attention(q, k, v, plan, sinks=torch.zeros(7))
+    with pytest.raises(TypeError, match="sinks must be float32, got float64"):
+        tree_attention(q, k, v, plan, sinks=torch.zeros(8).double())
+    scales = torch.ones(k.shape[:2])
+    with pytest.raises(
+        TypeError, match=r"k_scales and v_scales go with int8 or float8_e4m3fn pages, got torch\.float32"
+    ):
+        tree_attention(q, k, v, plan, k_scales=scales, v_scales=scales)
+    with pytest.raises(TypeError, match=r"v_scales must be a tensor \[pages, Hkv\], got NoneType"):
+        tree_attention(q, k.char(), v.char(), plan, k_scales=scales)
+    with pytest.raises(TypeError, match=r"v_pages must have the dtype of k_pages, torch\.int8, got torch\.float32"):
+        tree_attention(q, k.char(), v, plan, k_scales=scales, v_scales=scales)
+    with pytest.raises(ValueError, match="k_scales must be contiguous"):
+        tree_attention(q, k.char(), v.char(), plan, k_scales=scales.T.contiguous().T, v_scales=scales)
+    if why_not("tree_attention", "triton", CPU) is not None:
+        with pytest.raises(RuntimeError, match="tree_attention: backend 'triton' cannot run here"):
+            tree_attention(q, k, v, plan, backend="triton")

@@ -12,7 +12,8 @@ from tts_kernels.backends import Backend, dispatch
 def copy_pages(k_pages: Tensor, v_pages: Tensor, src: Tensor, dst: Tensor, *, backend: Backend | None = None) -> None:
     """Copy page ``src[i]`` to page ``dst[i]`` in every layer, keys and values, in place.
 
-    k_pages, v_pages: [L, P, Hkv, S, D] float32, bfloat16 or float16, contiguous; src, dst: [n] int32 in [0, P).
+    k_pages, v_pages: [L, P, Hkv, S, D] float32, bfloat16, float16, float8_e4m3fn or int8, contiguous; src, dst: [n]
+    int32 in [0, P). The scales [L, P, Hkv] of 8-bit pages are copied by a call of their own, as [L, P, Hkv, 1, 1].
     A page may be copied to many, but a destination may neither occur twice nor be a source: copies run in any order.
     Raises ValueError or TypeError on wrong shapes, strides, dtypes or devices and, when src and dst are on the CPU,
     on a page out of range or a destination that clashes; nothing is written then.
@@ -22,7 +23,7 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, src: Tensor, dst: Tensor, *, ba
     dims.shape(v_pages, "v_pages", "L P Hkv S D")
     dims.shape(src, "src", "n")
     dims.shape(dst, "dst", "n")
-    expect_dtype("copy_pages", *REFERENCE_FLOATS, k_pages=k_pages)
+    expect_dtype("copy_pages", *REFERENCE_FLOATS, torch.float8_e4m3fn, torch.int8, k_pages=k_pages)
     expect_dtype("copy_pages", torch.int32, src=src, dst=dst)
     expect_same("copy_pages", "dtype", k_pages=k_pages, v_pages=v_pages)
     expect_same("copy_pages", "device", k_pages=k_pages, v_pages=v_pages, src=src, dst=dst)

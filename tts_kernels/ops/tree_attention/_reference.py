@@ -6,20 +6,21 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from tts_kernels.ops.tree_attention._options import Options
     from tts_kernels.plan import Plan
 
 
-def tree_attention(
-    q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: Plan, scale: float, softcap: float, window: int
-) -> tuple[Tensor, Tensor]:
+def tree_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: Plan, options: Options) -> tuple[Tensor, Tensor]:
     work = torch.float64 if q.dtype == torch.float64 else torch.float32
     out = torch.zeros(q.shape, dtype=work, device=q.device)
     lse = torch.full(q.shape[:2], -torch.inf, dtype=work, device=q.device)
-    for row, tokens in enumerate(visible_tokens(plan, window)):
+    if options.sinks is not None:
+        lse[:] = options.sinks
+    for row, tokens in enumerate(visible_tokens(plan, options.window)):
         if tokens.numel():
-            page, offset = tokens // plan.page_size, tokens % plan.page_size
-            k, v = k_pages[page, :, offset].to(work), v_pages[page, :, offset].to(work)
-            out[row], lse[row] = attend(q[row].to(work), k, v, scale, softcap)
+            k = load_tokens(k_pages, options.k_scales, tokens, work)
+            v = load_tokens(v_pages, options.v_scales, tokens, work)
+            out[row], lse[row] = attend(q[row].to(work), k, v, options)
     return out.to(q.dtype), lse.to(torch.float32)
 
 
@@ -37,11 +38,22 @@ def visible_tokens(plan: Plan, window: int) -> list[Tensor]:
     return [torch.cat(parts) for parts in seen]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float) -> tuple[Tensor, Tensor]:
+def load_tokens(pages: Tensor, scales: Tensor | None, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keys or values [T, Hkv, D] of tokens given as page * page_size + offset."""
+    page, offset = tokens // pages.shape[2], tokens % pages.shape[2]
+    values = pages[page, :, offset].to(dtype)
+    return values if scales is None else values * scales[page, :, None].to(dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """One row: q [Hq, D] over k, v [T, Hkv, D]. Returns out [Hq, D] and lse [Hq]."""
     grouped = q.unflatten(0, (k.shape[1], -1))
-    scores = torch.einsum("hgd,thd->hgt", grouped, k) * scale
-    if softcap > 0:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = torch.einsum("hgd,thd->hgt", grouped, k) * options.scale
+    if options.softcap > 0:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    lse = torch.logsumexp(scores, dim=-1)
     out = torch.einsum("hgt,thd->hgd", torch.softmax(scores, dim=-1), v)
-    return out.flatten(0, 1), torch.logsumexp(scores, dim=-1).flatten()
+    if options.sinks is not None:
+        with_sinks = torch.logaddexp(lse, options.sinks.to(lse.dtype).view_as(lse))
+        out, lse = out * torch.exp(lse - with_sinks)[..., None], with_sinks
+    return out.flatten(0, 1), lse.flatten()

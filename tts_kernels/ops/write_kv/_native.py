@@ -2,6 +2,17 @@ import torch
 from torch import Tensor
 
 
-def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+def write_kv(
+    k: Tensor,
+    v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    slots: Tensor,
+    k_scales: Tensor | None,
+    v_scales: Tensor | None,
+) -> None:
+    if k_scales is not None:
+        dtype = str(k_pages.dtype).removeprefix("torch.")
+        raise TypeError(f"write_kv: the native kernels of this version write no {dtype} pages; ask for another backend")
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     torch.ops.tts_kernels.write_kv(k, v, k_pages, v_pages, slots.contiguous())
