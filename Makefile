@@ -13,13 +13,17 @@ $(VENV)/installed: $(SOURCES)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install --quiet --constraint constraints.txt torch numpy setuptools wheel pybind11
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	$(PIP) install --quiet --no-deps --ignore-requires-python ttsem==0.1.0
 	touch $@
 
 demo: $(VENV)/installed
 	$(VENV)/bin/tts-kernels demo
 
+# Triton's kernels: compiled for GPUs and gated in the first run, executed by its interpreter in the other two.
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2
+	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n 2 tests/triton
+	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n 2 -k triton tests/ops tests/test_invariance.py
 
 # On a machine with a GPU and a CUDA build of torch: make gpu. What of it needs no GPU: make gpu DRY=1.
 gpu:
