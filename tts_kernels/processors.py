@@ -115,6 +115,13 @@ class AttentionShape:
         return self.group * (self.head_dim * (4 if on_cpu else min(4, self.dtype.itemsize)) + 4)
 
 
+def gpu_tile(processor: Processor, shape: AttentionShape) -> int:
+    """Matrix rows of the Triton kernel's tallest tile: float32 has no tensor cores, wide heads fill the registers."""
+    if shape.dtype == torch.float32:
+        return 16
+    return processor.tile if shape.head_dim <= 128 else min(processor.tile, 64)
+
+
 def costs_of(processor: Processor, shape: AttentionShape, on_cpu: bool) -> _host.Costs:
     """The planner's cost model: times in ns, sizes in bytes of one kv head."""
     costs = _ext.host().Costs()
@@ -128,8 +135,5 @@ def costs_of(processor: Processor, shape: AttentionShape, on_cpu: bool) -> _host
     costs.unit_ns = 1000 * processor.unit_us
     costs.memory_bytes_per_ns = processor.memory_gb_s
     costs.tolerance = processor.tolerance
-    # What is kept on chip of a row grows with its bytes.
-    wide = 1 if on_cpu else max(1, shape.head_dim * shape.dtype.itemsize // 256)
-    costs.whole_tiles = processor.whole_tiles
-    costs.tile, costs.step = max(processor.tile // wide, shape.group), processor.step
+    costs.tile, costs.step = max(processor.tile if on_cpu else gpu_tile(processor, shape), shape.group), processor.step
     return costs

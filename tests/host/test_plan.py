@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tts_kernels import _ext
 from tts_kernels.plan import POISON_PAGE, make_plan
-from tts_kernels.processors import PROCESSORS, AttentionShape
+from tts_kernels.processors import PROCESSORS, AttentionShape, fewest_bytes
 
 host = _ext.host()
 SEEDS = st.integers(0, 2**32)
@@ -151,7 +151,7 @@ def test_a_caterpillar_does_not_get_a_tile_per_row():
         leaves.append(int(children[0]))
         spine = children[1:]
     forest.append(leaves, [1] * 64)
-    plan = make_plan(forest, leaves, [1] * 64, tile_rows=32)
+    plan = make_plan(forest, leaves, [1] * 64, tile_rows=32, processor=fewest_bytes(PROCESSORS["cpu"]))
     # The spine is read once by each tile, in its tile or in a unit of its own.
     assert len(plan.units) <= 4 and int(plan.runs[:, 4].sum()) < 1.6 * 64 * 8
 

@@ -63,6 +63,7 @@ BUGS = [
     ("joined too early", "_triton_join", "complete = _for_heads(once & (others == count - 1)",
      "complete = _for_heads(once & (others == count - 2)"),
     ("heads of other rows", "_triton_join", "lane - lane % GROUP", "lane"),
+    ("no barrier before the release", "_triton_join", "tl.debug_barrier()\n    others", "others"),
     ("parts not released", "_triton_join", 'sem="acq_rel"', 'sem="acquire"'),
     ("parts not acquired", "_triton_join", 'sem="acquire"', 'sem="relaxed"'),
 ]  # fmt: skip

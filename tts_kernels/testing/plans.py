@@ -6,8 +6,9 @@ the oracle knows paths only. Whatever may not be read is NaN, whatever index may
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,16 +79,22 @@ def random_case(
     keys, values = ([peaky(n.length, *data, generator=generator, dtype=dtype) for n in nodes] for _ in "kv")
     node_pages, num_pages = random_pages(nodes, shape.page_size, rng)
     k_pages, v_pages = (fill_pages(kv, node_pages, num_pages, shape.page_size) for kv in (keys, values))
-    k_scales = v_scales = None
+    k_scales: Tensor | None = None
+    v_scales: Tensor | None = None
     if stored is not None:
         k_pages, k_scales, keys = store_narrow(k_pages, nodes, node_pages, stored)
         v_pages, v_scales, values = store_narrow(v_pages, nodes, node_pages, stored)
     q = peaky(len(rows), shape.q_heads, shape.head_dim, generator=generator, dtype=dtype)
     plan = random_plan(nodes, rows, node_pages, shape, rng, device)
-    q, k_pages, v_pages = q.to(device), k_pages.to(device), v_pages.to(device)
-    scales = (s if s is None else s.to(device) for s in (k_scales, v_scales))
-    tokens = ([t.to(device) for t in kv] for kv in (keys, values))
-    return Case(q, k_pages, v_pages, plan, nodes, rows, *tokens, *scales)
+    case = Case(q, k_pages, v_pages, plan, nodes, rows, keys, values, k_scales, v_scales)
+    return replace(case, **{name: _to(value, device) for name, value in vars(case).items() if name != "plan"})
+
+
+def _to(value: Any, device: torch.device | str) -> Any:
+    """Tensors and lists of tensors on ``device``, other values as they are."""
+    if isinstance(value, list):
+        return [_to(item, device) for item in value]
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def random_runs(node: int, nodes: list[Node], page_size: int, rng: Random) -> list[Run]:
@@ -202,7 +209,8 @@ def random_reads(
     reads: list[tuple[int, ...]] = []
     unit_reads: list[tuple[int, int]] = []
     for _, _, run_begin, run_end, _ in units:
-        written, later = [], []
+        written: list[tuple[int, ...]] = []
+        later: list[tuple[int, ...]] = []
         for low, high, page_begin, base, length in runs[run_begin:run_end]:
             for page in range(-(-length // page_size)):
                 pos = base + page * page_size

@@ -99,7 +99,8 @@ def draw_in_order(rows: Rows, outs: tuple[Tensor, Tensor], options: tuple, flags
     _best_kernel[rows.grid](
         *(rows.logits, rows.keys, rows.positions, rows.offsets, rows.part_max, rows.state, rows.part_ties),
         *(score, token, *rows.shape, total, *options),
-        **rows.meta,
+        # The noise needs more registers than a thread of 16 warps may have.
+        **(rows.meta | {"num_warps": 8}),
         **flags,
     )
     _merge_kernel[(rows.count,)](

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from tts_kernels.ops.score_steps import Aggregate, Head
 
+# Weights that a program holds at a time: classes times hidden states.
+TILE = 4096
+
 
 @triton.jit
 def _logits(hidden_ptr, weight_ptr, bias_ptr, classes, num_classes, hidden_size, H: tl.constexpr, BIAS: tl.constexpr):
@@ -56,6 +59,18 @@ def _step_score(
 
 
 @triton.jit
+def _fold(total, score, AGGREGATE: tl.constexpr):
+    if AGGREGATE == "mean":
+        return total + score
+    if AGGREGATE == "prod":
+        return total * score
+    if AGGREGATE == "min":
+        # A NaN stays visible: no comparison with it holds.
+        return tl.where((total <= score) | (total != total), total, score)
+    return score
+
+
+@triton.jit
 def _score_steps_kernel(
     hidden_ptr,
     rows_ptr,
@@ -79,19 +94,12 @@ def _score_steps_kernel(
 ):
     path = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(offsets_ptr + path).to(tl.int64), tl.load(offsets_ptr + path + 1).to(tl.int64)
-    earlier, prior = tl.full((), 0, tl.int32), tl.full((), 0.0, tl.float32)
-    if PRIOR:
-        earlier = tl.load(prior_steps_ptr + path)
-        if earlier > 0:
-            prior = tl.load(prior_ptr + path)
-    # What leaves the aggregate over the new steps as it is, when there are no earlier ones.
-    total = prior.to(tl.float64)
-    if AGGREGATE == "mean":
-        total *= earlier.to(tl.float64)
+    # What leaves the other scores as they are.
+    total = tl.full((), 0.0, tl.float64)
     if AGGREGATE == "prod":
-        total = tl.where(earlier > 0, total, 1.0)
+        total += 1.0
     if AGGREGATE == "min":
-        total = tl.where(earlier > 0, total, float("inf"))
+        total += float("inf")
     for step in range(begin, end):
         row = tl.load(rows_ptr + step).to(tl.int64)
         score = _step_score(
@@ -108,16 +116,17 @@ def _score_steps_kernel(
             HEAD == "sigmoid",
         )
         tl.store(step_scores_ptr + step, score)
-        each = score.to(tl.float64)
-        if AGGREGATE == "last":
-            total = each
-        if AGGREGATE == "mean":
-            total += each
-        if AGGREGATE == "prod":
-            total *= each
-        if AGGREGATE == "min":
-            # A NaN stays visible: no comparison with it holds.
-            total = tl.where((total <= each) | (total != total), total, each)
+        total = _fold(total, score.to(tl.float64), AGGREGATE)
+    # Read after the steps, so that no register holds it meanwhile.
+    earlier, prior = tl.full((), 0, tl.int32), tl.full((), 0.0, tl.float32)
+    if PRIOR:
+        earlier = tl.load(prior_steps_ptr + path)
+        if earlier > 0:
+            prior = tl.load(prior_ptr + path)
+            if AGGREGATE == "mean":
+                total += prior.to(tl.float64) * earlier.to(tl.float64)
+            elif AGGREGATE != "last":
+                total = _fold(total, prior.to(tl.float64), AGGREGATE)
     if AGGREGATE == "mean":
         total /= tl.maximum(earlier + end - begin, 1).to(tl.float64)
     result = tl.where(begin == end, prior, total.to(tl.float32))
@@ -158,11 +167,12 @@ def score_steps(
             *(x if x is None else x.contiguous() for x in inputs),
             *(step_scores, path_scores, hidden.stride(0), classes, hidden_size, positive),
             C=class_tile,
-            H=min(max(triton.next_power_of_2(hidden_size), 16), 4096 // class_tile),
+            H=TILE // class_tile,
             BIAS=bias is not None,
             PRIOR=prior is not None,
             HEAD=head,
             AGGREGATE=aggregate,
-            num_warps=4,
+            # Heads of one and two classes then compile for sm_80, 90 and 100 without spills.
+            num_warps=8 if class_tile < 16 else 4,
         )
     return step_scores, path_scores

@@ -83,10 +83,10 @@ def tree_attention(
     dtype. Partial results are kept with the plan: calls with one plan must not run at the same time.
     Raises ValueError or TypeError on wrong shapes, dtypes, devices or numbers.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None and isinstance(q, Tensor) and q.dim() and q.shape[-1] else scale
     _check(q, k_pages, v_pages, plan)
     _check_sinks_and_scales(q, k_pages, sinks, k_scales, v_scales)
-    expect(OP, scale is not None and isfinite(scale) and scale >= 0, "scale", "finite and >= 0", scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    expect(OP, isfinite(scale) and scale >= 0, "scale", "finite and >= 0", scale)
     expect(OP, isfinite(softcap) and softcap >= 0, "softcap", "finite and >= 0", softcap)
     expect(OP, isinstance(window, int) and window >= 0, "window", "an int >= 0", window)
     q = q if q.stride(-1) == 1 else q.contiguous()
@@ -121,18 +121,14 @@ def _check_sinks_and_scales(
     dims = Dims(OP)
     dims.shape(q, "q", "N Hq D")
     dims.shape(k_pages, "k_pages", "pages Hkv page_size D")
-    if sinks is not None:
-        dims.shape(sinks, "sinks", "Hq")
-        _check_small(q, sinks=sinks)
-    if k_pages.dtype in STORED:
-        dims.shape(k_scales, "k_scales", "pages Hkv")
-        dims.shape(v_scales, "v_scales", "pages Hkv")
-        _check_small(q, k_scales=k_scales, v_scales=v_scales)
-    elif k_scales is not None or v_scales is not None:
-        raise TypeError(f"{OP}: k_scales and v_scales go with int8 or float8_e4m3fn pages, got {k_pages.dtype}")
-
-
-def _check_small(q: Tensor, **tensors: Tensor) -> None:
-    expect_dtype(OP, torch.float32, **tensors)
-    expect_same(OP, "device", q=q, **tensors)
-    expect_contiguous(OP, **tensors)
+    for name, tensor in (("k_scales", k_scales), ("v_scales", v_scales)):
+        if (tensor is None) == (k_pages.dtype in STORED):
+            got = "none" if tensor is None else "some"
+            raise TypeError(f"{OP}: {name} must come with int8 or float8_e4m3fn pages, got {got} for {k_pages.dtype}")
+    shapes = {"sinks": "Hq", "k_scales": "pages Hkv", "v_scales": "pages Hkv"}
+    for (name, spec), tensor in zip(shapes.items(), (sinks, k_scales, v_scales), strict=True):
+        if tensor is not None:
+            dims.shape(tensor, name, spec)
+            expect_dtype(OP, torch.float32, **{name: tensor})
+            expect_same(OP, "device", **{"q": q, name: tensor})
+            expect_contiguous(OP, **{name: tensor})
