@@ -48,7 +48,8 @@ class Plan:
     - ``max_unit_rows``: most rows of a unit. ``invariant``: every row's partial results are cut at the same path
       positions whatever its company, so that kernels that treat all tiles alike give the same bits.
 
-    - ``workspaces``: memory that launchers keep for the plan's calls.
+      Every unit that spans a joined row has its slot there; every row is in some unit.
+    - ``workspaces``: memory that launchers keep for the plan's calls; two calls must not use a plan at the same time.
 
     In a run and in a read the last row has the largest ``row_pos``: no key behind that is there to be read.
     """
@@ -67,7 +68,7 @@ class Plan:
     unit_reads: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int32))
     max_unit_rows: int = 0
     invariant: bool = False
-    workspaces: dict[Hashable, Any] = field(default_factory=dict)
+    workspaces: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def update(self, forest: _host.Forest) -> bool:
         """Follow appends to the plan's leaves: ``row_pos`` moves on, pages that came since are filled in.

@@ -46,6 +46,8 @@ class Processor:
 # Of the matrix throughput on the data sheet attention reaches two thirds at best; of the shared cache's, about as much.
 PROCESSORS = {
     "h100": Processor(units=132, memory_gb_s=3350, cache_gb_s=5500, tflops=660, unit_us=1, tile=256, step=64),
+    # The shared cache's figure is a guess: twice the H100's.
+    "b200": Processor(units=148, memory_gb_s=8000, cache_gb_s=11000, tflops=1500, unit_us=1, tile=128, step=64),
     "a100": Processor(units=108, memory_gb_s=2039, cache_gb_s=4700, tflops=208, unit_us=1, tile=128, step=64),
     "rtx4090": Processor(units=128, memory_gb_s=1008, cache_gb_s=3400, tflops=110, unit_us=1, tile=128, step=64),
     # One thread of a server CPU.
@@ -74,7 +76,10 @@ def processor_of(device: torch.device) -> Processor:
         one, threads = PROCESSORS["cpu"], torch.get_num_threads()
         return replace(one, units=threads, cache_gb_s=one.cache_gb_s * threads, tflops=one.tflops * threads)
     properties = torch.cuda.get_device_properties(device)
-    name = {8: "a100", 9: "h100"}.get(properties.major, "h100") if properties.minor == 0 else "rtx4090"
+    # Those with less shared memory than a data centre's count as the last.
+    name = {(8, 0): "a100", (9, 0): "h100", (10, 0): "b200", (10, 3): "b200"}.get(
+        (properties.major, properties.minor), "rtx4090"
+    )
     return replace(PROCESSORS[name], units=properties.multi_processor_count)
 
 

@@ -87,7 +87,7 @@ void Emitter::tile(const Item& item, int32_t region) {
   const int32_t first = nodes_.leaves[item.begin].node, last = nodes_.leaves[item.end - 1].node;
   take_path(first, region);
   for (int32_t node = first + 1; node <= last; ++node) path_runs_.push_back(run_of(node));
-  add_unit(nodes_.leaves[item.begin].row_begin, nodes_.leaves[item.end].row_begin, path_runs_);
+  add_unit(nodes_.row_begin[item.begin], nodes_.row_begin[item.end], path_runs_);
 }
 
 void Emitter::add_unit(int32_t row_begin, int32_t row_end, const std::vector<Run>& runs) {

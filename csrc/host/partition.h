@@ -34,9 +34,8 @@ class Partition {
   };
 
   void solve(int32_t region);
-  bool fits(int32_t region, int32_t begin, int32_t end) const;
-  double tokens(int32_t region, int32_t begin, int32_t end) const;
-  double work(int32_t region, int32_t begin, int32_t end) const;
+  // Whether leaves [begin, end) fit into a tile that need not read what is `above`.
+  bool fits(const Amount& above, int32_t begin, int32_t end) const;
 
   const SegmentTree& tree_;
   const Prices& prices_;

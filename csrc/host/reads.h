@@ -32,8 +32,16 @@ class PageReads {
  private:
   bool holds_key(const Read& read, const Ints& row_pos) const { return read.base <= row_pos[read.row_end - 1]; }
 
+  // Pages of a run that no row has reached yet: the first of them, how many there are, and after how many tokens.
+  struct Waiting {
+    int32_t tokens, pages;
+    Read read;
+  };
+  void add_waiting(int32_t page_size);
+
   // where each unit's reads end, keys or not
   Ints ends_;
+  std::vector<Waiting> waiting_;
 };
 
 }  // namespace tts::host

@@ -21,10 +21,14 @@ SegmentTree::SegmentTree(const RowTree& tree, const Ints& row_pos, int32_t growt
   // the last cut point at or above each node
   Ints cut_above(nodes.size(), 0);
   nodes[0].rows = num_rows;
-  leaves.reserve(tree.leaves.size() + 1);
+  leaves.reserve(tree.leaves.size());
+  row_begin.reserve(tree.leaves.size() + 1);
+  before.reserve(tree.leaves.size() + 1);
+  open.reserve(tree.leaves.size());
+  before.push_back(Amount{});
   int32_t parent = 0;
-  // of all nodes so far, and of those up to the last leaf
-  Amount met, fresh;
+  // of all nodes so far
+  Amount met;
   for (int32_t i = 1; i < static_cast<int32_t>(nodes.size()); ++i) {
     const auto& [run, own] = tree.segments[i - 1];
     while (parent > 0 && (tree.segments[parent - 1].own || run.row_end > tree.segments[parent - 1].run.row_end)) {
@@ -48,19 +52,20 @@ SegmentTree::SegmentTree(const RowTree& tree, const Ints& row_pos, int32_t growt
     cut_above[i] = node.cut_point ? i : cut_above[parent];
     met = Amount{met.tokens + seen, met.work + seen_work};
     if (own) {
-      leaves.push_back(TreeLeaf{i, run.row_begin, node.path, fresh, -1});
-      fresh = met;
+      leaves.push_back(TreeLeaf{i, -1});
+      row_begin.push_back(run.row_begin);
+      before.push_back(met);
+      open.push_back(Amount{met.tokens - node.path.tokens, met.work - node.path.work});
     }
     parent = i;
   }
-  leaves.push_back(TreeLeaf{-1, num_rows, {}, fresh, -1});
+  row_begin.push_back(num_rows);
   find_ends(tree);
 }
 
 // Where each node's leaves end, and the cut points that end with each leaf.
 void SegmentTree::find_ends(const RowTree& tree) {
-  const int32_t num_leaves = static_cast<int32_t>(leaves.size()) - 1;
-  nodes[0].leaf_end = num_leaves;
+  nodes[0].leaf_end = num_leaves();
   for (int32_t i = static_cast<int32_t>(nodes.size()) - 1; i > 0; --i) {
     if (tree.segments[i - 1].own) nodes[i].leaf_end = nodes[i].leaf_begin + 1;
     TreeNode& parent = nodes[nodes[i].parent];

@@ -31,20 +31,27 @@ struct TreeNode {
 
 struct TreeLeaf {
   int32_t node = -1;
-  int32_t row_begin = 0;
-  Amount path;
-  // sum over the leaves before it of what each does not share with the one before
-  Amount fresh;
   // the lowest cut point of which it is the last leaf, or -1
   int32_t last_cut = -1;
 };
 
-// nodes[0] is an empty root over all trees, nodes[i] segment i - 1, in preorder; leaves have one more entry, the end.
+// nodes[0] is an empty root over all trees, nodes[i] segment i - 1, in preorder.
 struct SegmentTree {
   SegmentTree(const RowTree& tree, const Ints& row_pos, int32_t growth, const Costs& costs);
 
+  int32_t num_leaves() const { return static_cast<int32_t>(leaves.size()); }
+  // What leaves [begin, end) see together, each token once.
+  Amount together(int32_t begin, int32_t end) const {
+    return {before[end].tokens - open[begin].tokens, before[end].work - open[begin].work};
+  }
+
   std::vector<TreeNode> nodes;
   std::vector<TreeLeaf> leaves;
+  // with one more entry, the end: first row of each leaf, and what the leaves before it see together
+  std::vector<int32_t> row_begin;
+  std::vector<Amount> before;
+  // before[leaf + 1] less the leaf's own path
+  std::vector<Amount> open;
   double tokens = 0;
 
  private:
@@ -61,6 +68,8 @@ struct Limit {
   int32_t tokens;
 };
 
+constexpr double kForever = std::numeric_limits<double>::infinity();
+
 // What the planner minimises under a limit: bytes, as time. Arithmetic is in the limit only: how rows are cut into
 // tiles hardly changes it.
 class Prices {
@@ -69,8 +78,11 @@ class Prices {
       : costs_(costs), limit_(limit), page_size_(page_size) {}
 
   bool fits(int32_t rows, double tokens, double work) const {
-    return rows <= limit_.rows && tokens <= limit_.tokens && costs_.unit(rows, tokens, work) <= limit_.ns;
+    if (rows > limit_.rows || tokens > limit_.tokens) return false;
+    return limit_.ns == kForever || costs_.unit(rows, tokens, work) <= limit_.ns;
   }
+  // Only a limit makes a cut worth its partial results: a band has as many tiles as the rows below it.
+  bool may_cut() const { return limit_.ns < kForever || limit_.tokens < std::numeric_limits<int32_t>::max(); }
   // Linear in rows and tokens; per_tile() comes on top.
   double tile(int32_t rows, double tokens) const { return costs_.bytes(rows, tokens) * costs_.ns_per_byte; }
   double per_tile() const { return 0.01 * costs_.unit_ns; }
@@ -80,7 +92,7 @@ class Prices {
     const double padded = costs_.padded(rows);
     if (tokens <= page_size_ || fits(rows, tokens, tokens * padded)) return 1;
     double most = limit_.tokens;
-    if (limit_.ns < std::numeric_limits<double>::infinity()) {
+    if (limit_.ns < kForever) {
       const double fixed = costs_.unit(rows, 0, 0);
       const double per_token = (costs_.unit(rows, 4096, 4096 * padded) - fixed) / 4096;
       most = std::min(most, (limit_.ns - fixed) / per_token);

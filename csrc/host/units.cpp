@@ -9,7 +9,6 @@
 namespace tts::host {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 class Chooser {
  public:
   Chooser(const RowTree& tree, const Ints& row_pos, const UnitOptions& options, const Costs& costs)
@@ -26,10 +25,17 @@ class Chooser {
   UnitChoice choose() {
     const int32_t tokens = options_.split_tokens > 0 ? options_.split_tokens : std::numeric_limits<int32_t>::max();
     UnitChoice best;
+    // No plan is faster than its bytes from memory, or than all processors at once.
+    const double bound = costs_.kv_heads * floor_bytes_ *
+                         std::max(1 / costs_.memory_bytes_per_ns, costs_.ns_per_byte / costs_.processors);
     std::vector<UnitChoice> choices;
-    for (const double ns : lengths()) choices.push_back(make(Limit{ns, max_rows_, tokens}));
-    double fastest = kInfinity;
-    for (const UnitChoice& choice : choices) fastest = std::min(fastest, choice.ns);
+    double fastest = kForever;
+    for (const double ns : lengths()) {
+      choices.push_back(make(Limit{ns, max_rows_, tokens}));
+      fastest = std::min(fastest, choices.back().ns);
+      // Shorter units would only ask for more.
+      if (fastest <= costs_.tolerance * bound) break;
+    }
     for (UnitChoice& choice : choices) {
       if (choice.ns <= costs_.tolerance * fastest && (best.units.empty() || choice.bytes < best.bytes))
         best = std::move(choice);
@@ -38,12 +44,12 @@ class Chooser {
   }
 
  private:
-  // How long a unit may be: a processor's share of the work, or more.
+  // How long a unit may be: anything, or little more than a processor's share of the work.
   std::vector<double> lengths() const {
-    if (options_.split_tokens > 0 || std::isinf(costs_.tolerance)) return {kInfinity};
+    if (options_.split_tokens > 0 || std::isinf(costs_.tolerance)) return {kForever};
     const double share = floor_bytes_ * costs_.ns_per_byte * costs_.kv_heads / costs_.processors;
     const double least = costs_.unit(max_rows_, 128, 128 * costs_.padded(max_rows_));
-    return {std::max(least, share), std::max(least, 1.5 * share), std::max(least, 2.5 * share), kInfinity};
+    return {kForever, std::max(least, 2 * share), std::max(least, share)};
   }
 
   UnitChoice make(const Limit& limit) const {
