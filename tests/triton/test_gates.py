@@ -20,8 +20,8 @@ pytest.importorskip("triton")
 from tts_kernels.testing.compile import compile_only
 from tts_kernels.testing.plans import Shape, random_case
 
-# The memory that one program may ask for on each of them is at least that of an RTX 5090.
-MAX_SHARED = 99 * 1024
+# Shared memory that one program may ask for.
+MAX_SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024, "gfx942": 64 * 1024}
 # Where spills fail the gate; the others must compile.
 NO_SPILLS = (80, 90, 100)
 
@@ -111,9 +111,10 @@ CASES = [
     Gate("write_kv", write_kv, (FP16, 64, FP8), "_write_8_bit_kernel", (90, 100, 120)),
     Gate("tree_attention", tree_attention, (BF16, 128), targets=EVERY, **ATTENTION),
     Gate("tree_attention", tree_attention, (FP16, 64), targets=(80, 90), **ATTENTION),
-    Gate("sample_children", sample_children, (BF16, 32768, True), "_stats_kernel", (80, 90)),
-    Gate("score_steps", score_steps, (BF16, 1536), "_score_steps_kernel", (80, 90, "gfx942")),
-    Gate("select_children", select_children, ("rebase",), "_select_children_kernel", (80, 90), wide=False),
+    Gate("sample_children", sample_children, (BF16, 32768, True), "_stats_kernel"),
+    Gate("sample_children", sample_children, (torch.float32, 32768, False), "_stats_kernel"),
+    Gate("score_steps", score_steps, (BF16, 1536), "_score_steps_kernel", (80, 90, 100, "gfx942")),
+    Gate("select_children", select_children, ("rebase",), "_select_children_kernel", wide=False),
 ]
 
 
@@ -129,7 +130,7 @@ def test_gate(gate, target, monkeypatch):
     with compile_only(target) as kernels:
         gate.run(*gate.arguments)
     for kernel in kernels:
-        assert kernel.shared <= MAX_SHARED, kernel.kernel
+        assert kernel.shared <= MAX_SHARED[target], kernel.kernel
         if target in NO_SPILLS:
             assert (kernel.spills, kernel.spill_bytes) == (0, 0), kernel.kernel
     (main,) = (kernel for kernel in kernels if kernel.kernel == gate.kernel)

@@ -57,7 +57,9 @@ def _constants(q: Tensor, k_pages: Tensor, plan: Plan, options: Options) -> dict
         # One shape of tile for all, so that a row's bits do not depend on how many rows share its unit.
         wide = min(tiles.wide, 64)
     else:
-        wide = max(16, min(tiles.wide, next_power_of_2(plan.max_unit_rows * group)))
+        # 16, 64 or more: a kernel of 32 rows would be one more to compile, and spills on sm_100.
+        rows = next_power_of_2(plan.max_unit_rows * group)
+        wide = min(tiles.wide, 16 if rows <= 16 else max(64, rows))
     wide = max(wide, next_power_of_2(group))
     return {
         "GROUP": group,
