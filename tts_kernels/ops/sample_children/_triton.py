@@ -73,11 +73,13 @@ def find_cut(rows: Rows, scale: int, top_k: int, top_p: float) -> None:
     unit = float(2 ** min(52, 62 - rows.vocab.bit_length()))
     tensors = rows.logits, rows.offsets, rows.part_max, bins, rows.state
     options = min(top_k, rows.vocab), double_bits(top_p), scale
+    # The bins of a program need more registers than a thread of 16 warps may have.
+    meta = rows.meta | {"num_warps": 4}
     for by_count in [True] * (top_k > 0) + [False] * (top_p < 1):
         flags = {"BY_COUNT": by_count, "AFTER_COUNT": not by_count and top_k > 0, "UNIT": unit}
         for level in range(levels):
             last = level == levels - 1
-            _cut_kernel[rows.grid](*tensors, *rows.shape, *options, **rows.meta, **flags, LEVEL=level, LAST=last)
+            _cut_kernel[rows.grid](*tensors, *rows.shape, *options, **meta, **flags, LEVEL=level, LAST=last)
 
 
 def draw_independent(rows: Rows, widths: Tensor, outs: tuple[Tensor, Tensor], options: tuple, flags: dict) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from tts_kernels.ops.score_steps import Aggregate, Head
 
 # Weights that a program holds at a time: classes times hidden states.
-TILE = 4096
+TILE = 2048
 
 
 @triton.jit
@@ -172,7 +172,7 @@ def score_steps(
             PRIOR=prior is not None,
             HEAD=head,
             AGGREGATE=aggregate,
-            # Heads of one and two classes then compile for sm_80, 90 and 100 without spills.
-            num_warps=8 if class_tile < 16 else 4,
+            # Heads of up to four classes then compile for sm_80, 90 and 100 without spills.
+            num_warps=4,
         )
     return step_scores, path_scores
