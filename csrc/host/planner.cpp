@@ -34,7 +34,7 @@ class SegmentCollector {
     const int32_t row_begin = next_row_;
     const int32_t num_shared_tokens = follow_path(node);
     next_row_ = fit_int32("the number of rows", int64_t{next_row_} + num_rows);
-    tree_.leaves.push_back(LeafRows{row_begin, num_shared_tokens});
+    ++tree_.num_leaves;
 
     const int32_t page_size = forest_.page_size();
     const int32_t max_end = fit_int32("a leaf's length + growth", int64_t{node.end} + growth_);

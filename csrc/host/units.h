@@ -29,16 +29,10 @@ struct Segment {
   bool own;
 };
 
-struct LeafRows {
-  int32_t row_begin;
-  // tokens of the path that it has in common with the leaf before it
-  int32_t num_shared_tokens;
-};
-
 struct RowTree {
   // by row_begin, ancestors first, so that each row's runs ascend in path position
   std::vector<Segment> segments;
-  std::vector<LeafRows> leaves;
+  int32_t num_leaves = 0;
 };
 
 // Every row reads each of its segments exactly once, in one unit or in several; a unit's rows all have a run in it.

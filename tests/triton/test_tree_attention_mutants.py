@@ -100,9 +100,7 @@ def first_failure(cases):
     for case, options, oracle, same in cases:
         results = []
         for order in (slice(None), range(len(case.plan.units) - 1, -1, -1)):
-            plan = replace(
-                case.plan, units=case.plan.units[order], unit_reads=case.plan.unit_reads[order], workspaces={}
-            )
+            plan = replace(case.plan, units=case.plan.units[order], unit_reads=case.plan.unit_reads[order])
             try:
                 with Meter() as meter:
                     got = tree_attention(
