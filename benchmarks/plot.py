@@ -63,7 +63,7 @@ def over_floor(traffic: list[dict[str, str]], kind: str = "fasttree") -> dict[st
 
 def draw_traffic(traffic: list[dict[str, str]]) -> None:
     """Every tree of FastTree's, 32/8 heads: one line per system."""
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 4), layout="constrained")
     for system, by_heads in over_floor(traffic).items():
         ours = system.startswith("ours")
         axes.plot(range(1, 16), by_heads["32/8"], marker="o", lw=2.5 if ours else 1, ms=5 if ours else 3, label=system)
@@ -72,7 +72,7 @@ def draw_traffic(traffic: list[dict[str, str]]) -> None:
     axes.set_xlabel("FastTree's fifteen trees")
     axes.set_ylabel("requested bytes / (KV once + queries + results)")
     axes.set_title("one attention call, 32/8 heads of 128, bfloat16: counted")
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(TRAFFIC_FIGURE, dpi=130)
 

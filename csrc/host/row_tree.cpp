@@ -6,7 +6,7 @@ namespace tts::host {
 namespace {
 
 constexpr int32_t kMaxCuts = 16;
-constexpr double kFewTokens = 64, kManyTokens = 512;
+constexpr double kFewTokens = 128, kManyTokens = 512;
 
 }  // namespace
 
@@ -47,7 +47,7 @@ SegmentTree::SegmentTree(const RowTree& tree, const Ints& row_pos, int32_t growt
     const double between = node.path.tokens - last.path.tokens;
     node.cuts_above = last.cuts_above + last.cut_point;
     node.cut_point = !own && node.cuts_above < kMaxCuts && between > 0 &&
-                     (cut_above[parent] == 0 || node.rows < 0.4 * last.rows ||
+                     (cut_above[parent] == 0 || node.rows < 0.3 * last.rows ||
                       between >= (node.rows < 0.8 * last.rows ? kFewTokens : kManyTokens));
     cut_above[i] = node.cut_point ? i : cut_above[parent];
     met = Amount{met.tokens + seen, met.work + seen_work};
