@@ -52,7 +52,9 @@ def main(dry: Annotated[bool, typer.Option(help="only what needs no GPU")] = Fal
     for name, command, environment in steps(dry):
         print(f"== {name}: {' '.join(command)}", flush=True)
         begin = time.perf_counter()
-        code = subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False).returncode
+        # The checkout need not be installed.
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        code = subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
         print(
             f"== {name}: {'ok' if code == 0 else f'FAILED ({code})'} in {time.perf_counter() - begin:.0f} s", flush=True
         )
