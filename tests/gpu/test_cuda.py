@@ -10,8 +10,7 @@ from tts_kernels.ops.write_kv import write_kv
 from tts_kernels.plan import make_plan
 from tts_kernels.testing import assert_matches_oracle
 
-if not torch.cuda.is_available():
-    pytest.skip("there is no GPU here", allow_module_level=True)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 CUDA = torch.device("cuda")
 
