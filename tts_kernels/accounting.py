@@ -124,23 +124,22 @@ class Call:
         moved = self._moved(self._tiles_ends().sum() * group, self.rows)
         return moved + Moved(copied=int(copied) * kv, launches=2 + 2 * (group > 1))
 
+    def _segments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and seen tokens of every segment of the tree, int64."""
+        segments = self.plan.host.segments
+        return segments[:, 1].astype(np.int64) - segments[:, 0], seen(segments, self.row_pos)
+
     def cascade(self) -> Moved:
         """A launch per level of the tree, partial results of every level stored, and merged pair by pair."""
-        segments = self.plan.host.segments
-        rows = segments[:, 1].astype(np.int64) - segments[:, 0]
-        tokens = seen(segments, self.row_pos)
+        rows, tokens = self._segments()
         tiles = -(-rows * self.shape.group // OTHERS_TILE)
         part = self.shape.row_bytes + 4 * self.shape.group
         merged = int(rows[tokens > 0].sum()) - self.rows
-        levels = self._levels()
-        return self._moved(
-            (tokens * tiles).sum(), int(rows.sum()), (merged * 4 if merged else 0) * part, launches=2 * levels - 1
-        )
+        return self._moved((tokens * tiles).sum(), int(rows.sum()), 4 * merged * part, launches=2 * self._levels() - 1)
 
     def per_level(self) -> Moved:
         """As ours does it, but with a unit of its own for every node: one launch, a part per level."""
-        segments = self.plan.host.segments
-        rows, tokens = segments[:, 1].astype(np.int64) - segments[:, 0], seen(segments, self.row_pos)
+        rows, tokens = self._segments()
         tiles = -(-rows // max(1, 256 // self.shape.group))
         parts = int(rows[tokens > 0].sum()) - self.rows
         return self._moved((tokens * tiles).sum(), int(rows[tokens > 0].sum()), 2 * parts * self.shape.part_bytes())

@@ -21,12 +21,10 @@ void Emitter::emit_region(int32_t region) {
   for (const Item& item : partition_.items(region)) {
     if (item.kind == Item::kTile) {
       tile(item, region);
-    } else if (item.kind == Item::kPieces) {
-      leaf(item.node, region);
-    } else {
-      band(item.node, region);
-      emit_region(item.node);
+      continue;
     }
+    read_apart(item.node, region);
+    if (item.kind == Item::kCut) emit_region(item.node);
   }
 }
 
@@ -36,24 +34,15 @@ void Emitter::take_path(int32_t node, int32_t region) {
   std::reverse(path_runs_.begin(), path_runs_.end());
 }
 
-void Emitter::band(int32_t node, int32_t region) {
+// A leaf's rows see less and less of it, from the last to the first.
+void Emitter::read_apart(int32_t node, int32_t region) {
   take_path(node, region);
-  const Run& run = run_of(node);
-  const int32_t rows = run.row_end - run.row_begin, tiles = prices_.num_tiles(rows);
-  const double tokens = nodes_.nodes[node].path.tokens - nodes_.nodes[region].path.tokens;
-  for (int32_t i = 0; i < tiles; ++i) {
-    pieces(run.row_begin + even_cut(rows, tiles, i), run.row_begin + even_cut(rows, tiles, i + 1), tokens);
-  }
-}
-
-void Emitter::leaf(int32_t node, int32_t region) {
-  take_path(node, region);
-  const Run& run = run_of(node);
+  const auto& [run, own] = tree_.segments[node - 1];
   const int32_t rows = run.row_end - run.row_begin, tiles = prices_.num_tiles(rows);
   const double tokens = nodes_.nodes[node].path.tokens - nodes_.nodes[region].path.tokens;
   for (int32_t i = 0; i < tiles; ++i) {
     const int32_t begin = run.row_begin + even_cut(rows, tiles, i), end = run.row_begin + even_cut(rows, tiles, i + 1);
-    const int32_t unseen = row_pos_[run.row_end - 1] - row_pos_[end - 1];
+    const int32_t unseen = own ? row_pos_[run.row_end - 1] - row_pos_[end - 1] : 0;
     pieces(begin, end, std::max(0.0, tokens - unseen));
   }
 }

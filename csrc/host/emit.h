@@ -16,8 +16,7 @@ class Emitter {
  private:
   void emit_region(int32_t region);
   void tile(const Item& item, int32_t region);
-  void band(int32_t node, int32_t region);
-  void leaf(int32_t node, int32_t region);
+  void read_apart(int32_t node, int32_t region);
   void pieces(int32_t row_begin, int32_t row_end, double tokens);
   void take_path(int32_t node, int32_t region);
   void add_unit(int32_t row_begin, int32_t row_end, const std::vector<Run>& runs);

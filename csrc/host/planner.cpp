@@ -34,19 +34,18 @@ class SegmentCollector {
     const int32_t row_begin = next_row_;
     const int32_t num_shared_tokens = follow_path(node);
     next_row_ = fit_int32("the number of rows", int64_t{next_row_} + num_rows);
-    ++tree_.num_leaves;
 
     const int32_t page_size = forest_.page_size();
     const int32_t max_end = fit_int32("a leaf's length + growth", int64_t{node.end} + growth_);
     const int32_t num_pages = (max_end - node.base) / page_size + ((max_end - node.base) % page_size != 0);
     const int32_t num_filled = std::min(num_pages, static_cast<int32_t>(node.pages.size()));
-    const int32_t path_begin = invariant_ ? add_path_pages(num_shared_tokens / invariant_->split_tokens()) : 0;
+    const int32_t num_shared = invariant_ ? num_shared_tokens / invariant_->split_tokens() : 0;
+    const int32_t path_begin = invariant_ ? add_path_pages(num_shared) : 0;
     const int32_t page_begin = add_pages(node, num_filled);
     plan_.pages.resize(plan_.pages.size() + num_pages - num_filled, kPoisonPage);
     if (invariant_) {
       const int32_t path_pages = node.base / page_size + num_pages;
-      invariant_->add_leaf(row_begin, next_row_, num_shared_tokens / invariant_->split_tokens(), path_begin,
-                           path_pages);
+      invariant_->add_leaf(row_begin, next_row_, num_shared, path_begin, path_pages);
     }
     add_segment(row_begin, next_row_, invariant_ ? node.id : page_begin, node.base, num_pages, true);
     return PlannedLeaf{&node, argument, row_begin, num_rows, max_end, page_begin, num_pages, num_filled};

@@ -21,10 +21,10 @@ SegmentTree::SegmentTree(const RowTree& tree, const Ints& row_pos, int32_t growt
   // the last cut point at or above each node
   Ints cut_above(nodes.size(), 0);
   nodes[0].rows = num_rows;
-  leaves.reserve(tree.num_leaves);
-  row_begin.reserve(tree.num_leaves + 1);
-  before.reserve(tree.num_leaves + 1);
-  open.reserve(tree.num_leaves);
+  leaves.reserve(tree.segments.size());
+  row_begin.reserve(nodes.size());
+  before.reserve(nodes.size());
+  open.reserve(tree.segments.size());
   before.push_back(Amount{});
   int32_t parent = 0;
   // of all nodes so far

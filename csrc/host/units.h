@@ -32,7 +32,6 @@ struct Segment {
 struct RowTree {
   // by row_begin, ancestors first, so that each row's runs ascend in path position
   std::vector<Segment> segments;
-  int32_t num_leaves = 0;
 };
 
 // Every row reads each of its segments exactly once, in one unit or in several; a unit's rows all have a run in it.
