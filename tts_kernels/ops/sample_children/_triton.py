@@ -13,23 +13,17 @@ Weights, sums, noise and scores are double: a draw that float32 would decide oth
 in a million, and a search makes as many. The host reads nothing back.
 """
 
-import struct
-
 import torch
 import triton
 from torch import Tensor
 
+from tts_kernels.ops._double_argument import double_bits
 from tts_kernels.ops.sample_children._triton_cut import BINS, _cut_kernel
 from tts_kernels.ops.sample_children._triton_draw import _draw_kernel, _kept_kernel, _stats_kernel
 from tts_kernels.ops.sample_children._triton_order import _best_kernel, _merge_kernel
 
 TILE = 4096
 WARPS = 16
-
-
-def double_bits(x: float) -> int:
-    """A double as the integer that passes it to a kernel unrounded."""
-    return struct.unpack("<q", struct.pack("<d", x))[0]
 
 
 class Rows:

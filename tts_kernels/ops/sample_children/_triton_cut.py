@@ -12,8 +12,8 @@ to be reached and then the number of ties kept; ties dropped; the counter.
 import triton
 import triton.language as tl
 
+from tts_kernels.ops._double_argument import as_double
 from tts_kernels.ops.sample_children._triton_row import (
-    as_double,
     fixed_point,
     is_finite,
     load_part,

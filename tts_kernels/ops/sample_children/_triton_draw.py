@@ -3,9 +3,9 @@
 import triton
 import triton.language as tl
 
+from tts_kernels.ops._double_argument import as_double
 from tts_kernels.ops.sample_children._triton_row import (
     NO_TOKEN,
-    as_double,
     is_finite,
     is_kept,
     load_cut,

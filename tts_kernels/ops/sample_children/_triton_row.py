@@ -8,12 +8,6 @@ NO_TOKEN = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def as_double(bits):
-    """The double whose bits came as an integer argument: a float argument would arrive as float32."""
-    return bits.to(tl.int64).to(tl.float64, bitcast=True)
-
-
-@triton.jit
 def load_part(logits_ptr, row, part, vocab, stride_row, TILE: tl.constexpr):
     """Tokens of a part and their logits in float32; -inf past the end. -0.0 becomes 0.0: the two are a tie."""
     tokens = part * TILE + tl.arange(0, TILE)  # [TILE]

@@ -1,10 +1,9 @@
-import struct
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from tts_kernels.ops._double_argument import as_double, double_bits
 from tts_kernels.ops.select_children import Rule
 
 TILE = 64
@@ -70,7 +69,7 @@ def _select_children_kernel(
     if REBASE:
         if count <= 0:
             return
-        temperature = temperature_bits.to(tl.int64).to(tl.float64, bitcast=True)
+        temperature = as_double(temperature_bits)
         # Other threads of this program have stored the sorted scores, and then the sums.
         tl.debug_barrier()
         largest = tl.load(sorted_ptr + begin)
@@ -112,11 +111,9 @@ def select_children(
         torch.empty_like(widths),
         torch.empty_like(widths, dtype=torch.float64),
     )
-    # A float argument would arrive as float32.
-    temperature_bits = struct.unpack("<q", struct.pack("<d", temperature))[0]
     with torch.cuda.device_of(scores):
         _select_children_kernel[(len(keep),)](
-            *(*inputs, widths, *scratch, temperature_bits),
+            *(*inputs, widths, *scratch, double_bits(temperature)),
             TILE=min(TILE, max(16, triton.next_power_of_2(len(scores)))),
             REBASE=rule == "rebase",
             num_warps=4,
