@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 GPU_PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
+# The CUDA kernels of an editable install are for this machine's GPUs; without one there is nothing to run them.
+export TTS_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi),native,)
 PIP := $(VENV)/bin/python -m pip
 SOURCES := $(shell find csrc setup.py pyproject.toml constraints.txt -type f)
 

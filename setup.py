@@ -1,11 +1,15 @@
 """Builds tts_kernels._C (torch ops, stable ABI) and tts_kernels._host (page table, forest, planner).
 
 TTS_BUILD_EXT=0 builds neither: a pure-Python install with the reference and triton backends.
+The CUDA kernels are built where nvcc is found (PATH, CUDA_HOME): TTS_CUDA_ARCHS="80;90" for these compute capabilities,
+"native" for the GPUs of this machine, "" for none.
 """
 
 import glob
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,6 +40,58 @@ KERNEL_FLAGS = [
     "-Wno-maybe-uninitialized",
 ]
 
+# Newest first; nvcc builds those that it knows, and the first also as PTX for what comes later.
+CUDA_ARCHS = "120;100;90;89;86;80"
+CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Icsrc"]
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = shutil.which(os.path.join(home, "bin", "nvcc")) if home else None
+    return nvcc or shutil.which("nvcc")
+
+
+def output_of(*command: str) -> str:
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return result.stdout
+
+
+def arch_flags(nvcc: str, archs: str) -> list[str]:
+    """nvcc's options for a list like "90;80"."""
+    if archs == "native":
+        return ["-arch=native"]
+    known = {line.strip().removeprefix("compute_") for line in output_of(nvcc, "--list-gpu-arch").splitlines()}
+    wanted = [arch for arch in archs.split(";") if arch]
+    if archs == CUDA_ARCHS:
+        wanted = [arch for arch in wanted if arch in known]
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in wanted]
+    return [*flags, f"-gencode=arch=compute_{wanted[0]},code=compute_{wanted[0]}"]
+
+
+def cuda_objects(nvcc: str, archs: str, folder: str) -> list[str]:
+    """Compiles what changed of csrc/cuda/*.cu."""
+    folder = os.path.join(folder, "cuda-" + archs.replace(";", "-"))
+    os.makedirs(folder, exist_ok=True)
+    headers = max(map(os.path.getmtime, ["csrc/params.h", "csrc/philox.h", *glob.glob("csrc/cuda/*.h")]))
+    flags = [*CUDA_FLAGS, *arch_flags(nvcc, archs)]
+
+    def compile_one(source: str) -> str:
+        made = os.path.join(folder, os.path.basename(source) + ".o")
+        if not os.path.exists(made) or os.path.getmtime(made) < max(headers, os.path.getmtime(source)):
+            subprocess.run([nvcc, *flags, "-c", source, "-o", made], check=True)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sorted(glob.glob("csrc/cuda/*.cu"))))
+
+
+def static_runtime(nvcc: str) -> str:
+    """The CUDA runtime to be linked in, so that the extension also loads where CUDA is not installed."""
+    top = next(line for line in output_of(nvcc, "-dryrun", "-E", "-x", "cu", os.devnull).splitlines() if "TOP=" in line)
+    folders = [os.path.join(top.split("TOP=")[1].strip(), name) for name in ("lib64", "lib", "lib/x64")]
+    files = [os.path.join(folder, "libcudart_static.a") for folder in folders]
+    return next(file for file in files if os.path.exists(file))
+
 
 def sanitizer_flags() -> list[str]:
     names = os.environ.get("TTS_SANITIZE", "")
@@ -51,6 +107,11 @@ class BuildExt(build_ext):
         ext.extra_link_args += sanitizer_flags()
         if ext.name.endswith("._C"):
             ext.extra_objects += self.kernel_objects()
+            archs, nvcc = os.environ.get("TTS_CUDA_ARCHS", CUDA_ARCHS), find_nvcc()
+            if archs and nvcc:
+                ext.sources.append("csrc/bindings_cuda.cpp")
+                ext.extra_objects += [*cuda_objects(nvcc, archs, self.build_temp), static_runtime(nvcc)]
+                ext.libraries += ["dl", "rt", "pthread"]
         super().build_extension(ext)
 
     def kernel_objects(self) -> list[str]:
@@ -103,11 +164,7 @@ def host_extension() -> Extension:
     )
 
 
-if BUILD_EXT:
+if __name__ == "__main__":
     os.chdir(ROOT)
-    setup(
-        ext_modules=[torch_extension(), *([host_extension()] if glob.glob("csrc/host/*.cpp") else [])],
-        cmdclass={"build_ext": BuildExt},
-    )
-else:
-    setup()
+    modules = [torch_extension(), host_extension()] if BUILD_EXT else []
+    setup(ext_modules=modules, cmdclass={"build_ext": BuildExt})

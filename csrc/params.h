@@ -6,6 +6,9 @@ namespace tts {
 
 enum class DType : int32_t { kFloat32, kBFloat16, kFloat16 };
 
+// What a page holds: elements of the queries' dtype, or 8 bits that a float32 scale per page and kv head multiplies.
+enum class Stored : int32_t { kSame, kInt8, kFloat8 };
+
 // Columns of Plan::units and Plan::runs, see tts_kernels/plan.py.
 struct Unit {
   int32_t row_begin, row_end, run_begin, run_end, part_begin;
@@ -13,27 +16,42 @@ struct Unit {
 struct Run {
   int32_t row_begin, row_end, page_begin, base, length;
 };
+struct UnitReads {
+  int32_t begin, end;
+};
+struct Read {
+  int32_t page, base, row_begin, row_end;
+};
 
 struct TreeAttentionParams {
-  const void* q;              // [rows, q_heads, head_dim] dtype, head_dim contiguous
-  const void* k_pages;        // [pages, kv_heads, page_size, head_dim] dtype, contiguous
-  const void* v_pages;        // [pages, kv_heads, page_size, head_dim] dtype, contiguous
-  const Unit* units;          // [num_units]
-  const Run* runs;            // [num_runs]
-  const int32_t* page_ids;    // [*]
-  const int32_t* row_pos;     // [rows]
-  const int32_t* join_ptr;    // [rows + 1]
-  const int32_t* join_slots;  // [join_ptr[rows]]
-  float* part_out;            // [num_slots, q_heads, head_dim]
-  float* part_lse;            // [num_slots, q_heads]
-  void* out;                  // [rows, q_heads, head_dim] dtype, contiguous
-  float* lse;                 // [rows, q_heads]
+  const void* q;                // [rows, q_heads, head_dim] dtype, head_dim contiguous
+  const void* k_pages;          // [pages, kv_heads, page_size, head_dim] dtype or 8 bits, contiguous
+  const void* v_pages;          // [pages, kv_heads, page_size, head_dim] dtype or 8 bits, contiguous
+  const float* k_scales;        // [pages, kv_heads] of 8-bit pages, else null
+  const float* v_scales;        // [pages, kv_heads] of 8-bit pages, else null
+  const float* sinks;           // [q_heads] or null
+  const Unit* units;            // [num_units]
+  const Run* runs;              // [num_runs], for the CPU
+  const UnitReads* unit_reads;  // [num_units], for CUDA
+  const Read* reads;            // [*], for CUDA
+  const int32_t* page_ids;      // [*]
+  const int32_t* row_pos;       // [rows]
+  const int32_t* join_ptr;      // [rows + 1]
+  const int32_t* join_slots;    // [join_ptr[rows]]
+  void* part_out;               // [num_slots, q_heads, head_dim] float32 on the CPU, dtype on CUDA
+  float* part_lse;              // [num_slots, q_heads]
+  int32_t* counters;            // [rows, kv_heads] for CUDA: zero between launches
+  void* out;                    // [rows, q_heads, head_dim] dtype, contiguous
+  float* lse;                   // [rows, q_heads]
   int64_t q_stride_row, q_stride_head;
   int64_t rows, num_units, q_heads, kv_heads, head_dim, page_size;
+  int64_t max_unit_rows;
   float scale;
   float softcap;   // 0: none
   int64_t window;  // 0: none; else keys at positions (row_pos - window, row_pos]
+  bool invariant;  // a row's bits must not depend on its company
   DType dtype;
+  Stored stored;
 };
 
 struct MergeStatesParams {
@@ -51,8 +69,13 @@ struct WriteKvParams {
   void* k_pages;         // [pages, kv_heads, page_size, head_dim], contiguous
   void* v_pages;         // [pages, kv_heads, page_size, head_dim], contiguous
   const int32_t* slots;  // [rows] page * page_size + offset
+  float* k_scales;       // [pages, kv_heads] of 8-bit pages, else null
+  float* v_scales;       // [pages, kv_heads] of 8-bit pages, else null
   int64_t k_stride_row, k_stride_head, v_stride_row, v_stride_head;
   int64_t rows, kv_heads, head_dim, page_size, element_size;
+  // With 8-bit pages only; element_size is that of k and v.
+  DType dtype;
+  Stored stored;
 };
 
 struct CopyPagesParams {

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,25 +16,60 @@ if _ext.why_not_triton("cpu") is None:
 torch.set_num_threads(1)
 
 
+# What runs the CUDA kernels on the host.
+sys.path.insert(0, str(Path(__file__).parent / "cuda"))
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cuda-sources",
+        metavar="MODES",
+        default="",
+        help="native ops run their CUDA kernels on the host: late,early,ptx (tests/cuda/README.md)",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("cuda_sources"):
+        from execution import load
+
+        load()
+        _ext.runs_cuda_kernels = lambda device: True
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        modes = metafunc.config.getoption("cuda_sources")
+        metafunc.parametrize("backend", modes.split(",") if modes else BACKENDS, indirect=True)
+
+
 @pytest.fixture
 def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture
 def backend(request, device):
     """Every backend that can run the op of the test file (tests/ops/test_<op>.py) here."""
+    if request.config.getoption("cuda_sources"):
+        from execution import Execution
+
+        with Execution(request.param):
+            yield "native"
+        return
     op = request.node.path.stem.removeprefix("test_")
     reason = why_not(op, request.param, device)
     if reason is not None:
         pytest.skip(reason)
-    return request.param
+    yield request.param
 
 
 @pytest.fixture(params=["base", "avx2", "avx512"])
 def isa(request):
     """Every instruction set of this processor for which the CPU kernels were built, one at a time."""
     ops = torch.ops.tts_kernels
+    if request.config.getoption("cuda_sources"):
+        pytest.skip("the CPU kernels are replaced")
     if why_not("merge_states", "native", "cpu") is not None:
         pytest.skip("native kernels are not built")
     before = ops.cpu_isa()

@@ -30,6 +30,14 @@ def why_not_native() -> str | None:
     return reason
 
 
+def why_not_cuda() -> str | None:
+    """The reason why the CUDA kernels are absent from the compiled ops, or None when they are registered."""
+    reason = why_not_native()
+    if reason is None and not torch._C._dispatch_has_kernel_for_dispatch_key("tts_kernels::tree_attention", "CUDA"):
+        reason = "tts_kernels._C was built without CUDA: nvcc was not found, or TTS_CUDA_ARCHS was empty"
+    return reason
+
+
 def host() -> ModuleType:
     """The compiled page table, forest and planner. Raises RuntimeError with the reason when absent."""
     module, reason = _load("_host")
@@ -50,6 +58,11 @@ def native_ops() -> list[str]:
     names = torch._C._dispatch_get_all_op_names()
     ours = sorted({n.removeprefix("tts_kernels::").split(".")[0] for n in names if n.startswith("tts_kernels::")})
     return [n for n in ours if not n.endswith("cpu_isa")]
+
+
+def runs_cuda_kernels(device: torch.device) -> bool:
+    """Whether the native ops run their CUDA kernels on tensors of this device; those of the CPU differ in a few things."""
+    return device.type == "cuda"
 
 
 def triton_interpreted() -> bool:

@@ -47,9 +47,9 @@ def why_not(op: str, backend: Backend, device: torch.device | str) -> str | None
         return f"{op} has no {backend} kernel in this version"
     if backend == "triton":
         return _ext.why_not_triton(kind)
-    if kind != "cpu":
-        return f"the native kernels of this version run on cpu only, not on {kind}"
-    return _ext.why_not_native()
+    if kind not in ("cpu", "cuda"):
+        return f"the native kernels run on cpu and cuda, not on {kind}"
+    return _ext.why_not_native() if kind == "cpu" else _ext.why_not_cuda()
 
 
 @cache

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tts_kernels import assets
+from tts_kernels import _ext, assets
 from tts_kernels.decoder import Decoder
 from tts_kernels.problems import read_problems
 from tts_kernels.report import accuracy, backend_status, info_table, summary_row, summary_table
@@ -160,9 +160,10 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="for programs")] =
     """Which backend runs each op on each device, and why another does not."""
     status = backend_status()
     if as_json:
-        print(json.dumps({"torch": torch.__version__, "ops": status}))
+        print(json.dumps({"torch": torch.__version__, "ops": status, "why_not_cuda": _ext.why_not_cuda()}))
     else:
         console.print(info_table(status))
+        console.print(f"CUDA kernels: {_ext.why_not_cuda() or 'built'}")
 
 
 def main() -> None:

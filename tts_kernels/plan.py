@@ -70,6 +70,22 @@ class Plan:
     invariant: bool = False
     workspaces: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
+    def workspace(self, q: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What a GPU kernel needs for queries q [N, Hq, D], kept with the plan so that a graph can hold its addresses.
+
+        Room for partial results [slots, Hq, D padded to vectors of 8] and their lse [slots, Hq], and counters [N, Hkv] of parts that are in,
+        which every launch leaves at zero.
+        """
+        rows, heads, head_dim = q.shape
+        key = ("tree_attention", rows, heads, kv_heads, head_dim, q.dtype)
+        if key not in self.workspaces:
+            self.workspaces[key] = (
+                q.new_empty(self.num_slots, heads, -(-head_dim // 8) * 8),
+                q.new_empty(self.num_slots, heads, dtype=torch.float32),
+                q.new_zeros(rows, kv_heads, dtype=torch.int32),
+            )
+        return self.workspaces[key]
+
     def update(self, forest: _host.Forest) -> bool:
         """Follow appends to the plan's leaves: ``row_pos`` moves on, pages that came since are filled in.
 
@@ -116,7 +132,7 @@ def make_plan(
     device = torch.device(device)
     on_cpu = device.type == "cpu"
     if page_reads is None:
-        page_reads = _ext.why_not_triton(device.type) is None
+        page_reads = _ext.runs_cuda_kernels(device) or _ext.why_not_triton(device.type) is None
     host = _ext.host().make_plan(
         forest, leaves, counts, growth=growth, tile_rows=tile_rows, split_tokens=split_tokens, invariant=invariant,
         page_reads=page_reads, costs=costs_of(processor or processor_of(device), shape, on_cpu),

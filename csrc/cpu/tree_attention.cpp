@@ -252,7 +252,7 @@ void UnitTask<T>::write(int64_t query) const {
   const bool joined = p_.join_ptr[row] < p_.join_ptr[row + 1];
   const int64_t slot = unit_.part_begin + row - unit_.row_begin, at = (joined ? slot : row) * p_.q_heads + head;
   (joined ? p_.part_lse : p_.lse)[at] = lse;
-  if (joined) write_scaled(acc, inverse, p_.head_dim, p_.part_out + at * p_.head_dim);
+  if (joined) write_scaled(acc, inverse, p_.head_dim, static_cast<float*>(p_.part_out) + at * p_.head_dim);
   else write_scaled(acc, inverse, p_.head_dim, static_cast<T*>(p_.out) + at * p_.head_dim);
 }
 
@@ -270,7 +270,7 @@ void join_parts(const TreeAttentionParams& p, int64_t row, int64_t head, float* 
   p.lse[at] = state_lse(max, sum);
   std::memset(total, 0, (p.head_dim + kLanes) * sizeof(float));
   for (int64_t i = 0; i < parts; ++i) {
-    const float* part = p.part_out + (slots[i] * p.q_heads + head) * p.head_dim;
+    const float* part = static_cast<const float*>(p.part_out) + (slots[i] * p.q_heads + head) * p.head_dim;
     int64_t d = 0;
     for (; d + kLanes <= p.head_dim; d += kLanes) store(total + d, load(total + d) + weights[i] * load(part + d));
     for (; d < p.head_dim; ++d) total[d] += weights[i] * part[d];

@@ -394,3 +394,23 @@ def test_bad_input():
     if why_not("sample_children", "triton", "cpu") is not None:
         with pytest.raises(RuntimeError, match="sample_children: backend 'triton' cannot run here"):
             sample_children(*rows, backend="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_distinct_children_far_apart_in_a_row(backend, device, dtype):
+    """The best tokens lie where one thread of a block reads again and again, more of them than it holds."""
+    logits, keys, positions, widths = make_rows(1, 6200, dtype, device)
+    best = (torch.arange(3)[:, None] * 2048 + torch.arange(8)).flatten()
+    logits[:, best] = torch.arange(24, 0, -1, dtype=dtype, device=device) + 1000
+    widths[:] = 30
+    for temperature in (0.0, 0.01):
+        options = {"temperature": temperature, "distinct": True, "min_p": 0.0}
+        check_against_reference((logits, keys, positions, widths), backend, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_distinct_children_of_a_flat_row(backend, device, dtype):
+    """Noise alone decides, of many more tokens per thread than it holds."""
+    logits, keys, positions, widths = make_rows(3, 9001, dtype, device)
+    widths[:] = 9
+    check_against_reference((torch.zeros_like(logits), keys, positions, widths), backend, distinct=True)

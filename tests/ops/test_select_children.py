@@ -199,3 +199,17 @@ def test_bad_input():
     scores[3] = math.nan
     with pytest.raises(ValueError, match="select_children: scores must not be NaN, got NaN for candidate 3"):
         select_children(scores, offsets, keep, budget)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("keep", "budget"), [(2400, 40), (7, 100), (9000, 5), (2050, 5000)])
+def test_groups_too_large_to_sort(backend, device, rule, keep, budget):
+    """Past the candidates that a block of the CUDA kernel sorts, with many ties, next to groups that it does sort."""
+    if backend == "triton" and device.type == "cpu":
+        pytest.skip("minutes in the interpreter")
+    sizes = [2048, 5, 2500, 2049]
+    scores = torch.rand(sum(sizes), generator=torch.Generator().manual_seed(0)).mul(50).round().div(50).to(device)
+    offsets = torch.tensor([0, *torch.tensor(sizes).cumsum(0)], dtype=torch.int32, device=device)
+    limits = [torch.full((4,), x, dtype=torch.int32, device=device) for x in (keep, budget)]
+    got = select_children(scores, offsets, *limits, rule=rule, temperature=0.3, backend=backend)
+    assert torch.equal(got, select_children(scores, offsets, *limits, rule=rule, temperature=0.3, backend="reference"))

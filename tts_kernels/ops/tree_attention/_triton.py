@@ -43,7 +43,7 @@ def _launch(
     _tree_attention_kernel[(len(plan.units) * tiles, kv_heads)](
         q, k_pages, v_pages, options.k_scales, options.v_scales, options.sinks,
         plan.units, plan.unit_reads, plan.reads, plan.pages, plan.row_pos, plan.join_ptr, plan.join_slots,
-        *_workspace(q, kv_heads, plan), out, lse, q.stride(0), q.stride(1), tiles, scale, softcap, options.window,
+        *plan.workspace(q, kv_heads), out, lse, q.stride(0), q.stride(1), tiles, scale, softcap, options.window,
         **constants,
     )  # fmt: skip
 
@@ -75,16 +75,3 @@ def _constants(q: Tensor, k_pages: Tensor, plan: Plan, options: Options) -> dict
         "num_warps": 4 if wide == 16 and block_d <= 128 else tiles.warps,
         "num_stages": tiles.stages,
     }
-
-
-def _workspace(q: Tensor, kv_heads: int, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for parts and their lse, and a counter of parts per row and kv head that every launch leaves at zero."""
-    rows, heads, head_dim = q.shape
-    key = ("tree_attention", plan.num_slots, rows, heads, kv_heads, head_dim, q.dtype)
-    if key not in plan.workspaces:
-        plan.workspaces[key] = (
-            q.new_empty(plan.num_slots, heads, head_dim),
-            q.new_empty(plan.num_slots, heads, dtype=torch.float32),
-            q.new_zeros(rows, kv_heads, dtype=torch.int32),
-        )
-    return plan.workspaces[key]

@@ -1,0 +1,7 @@
+#include "cuda/tree_attention_dispatch.h"
+
+namespace tts::cuda {
+
+template int run_tree_attention<float>(TreeAttentionWork& work, Stream stream);
+
+}  // namespace tts::cuda

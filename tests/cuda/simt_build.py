@@ -1,0 +1,100 @@
+"""Builds the CUDA sources for the host: one shared library with the SIMT runtime of tests/cuda/simt."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SIMT = ROOT / "tests/cuda/simt"
+INCLUDE_DIRS = [SIMT, ROOT / "csrc"]
+BUILD = ROOT / "build/simt"
+
+COMMON = ["-std=c++17", "-fPIC", "-g1", "-Wall", *(f"-I{folder}" for folder in INCLUDE_DIRS)]
+RUNTIME = ["-O2"]
+# The compiler reports each access as for ThreadSanitizer; the runtime takes the reports. What follows keeps a 16-byte
+# access whole and one place of the source at one address. nvcc does not assume that pointers of two types differ.
+KERNEL = [
+    *("-O1", "-x", "c++", "-Wno-unknown-pragmas", "-fno-strict-aliasing", "-fno-tree-sra", "-fno-ipa-sra"),
+    *("-fno-thread-jumps", "-fno-optimize-sibling-calls"),
+]
+OBSERVED = [
+    *("-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-fno-sanitize-recover=all"),
+    "-fsanitize=signed-integer-overflow,shift,integer-divide-by-zero,bounds,float-cast-overflow",
+]
+
+
+def kernel_sources() -> list[Path]:
+    """All CUDA sources but the one that asks the CUDA runtime about the device."""
+    return sorted(set((ROOT / "csrc/cuda").glob("*.cu")) - {ROOT / "csrc/cuda/device.cu"})
+
+
+def build(sources: Iterable[Path] | None = None, *, ops: bool = True, sanitize: str = "", jobs: int = 2) -> Path:
+    """Compile what changed and link it; return the library.
+
+    sources: CUDA sources, all by default. ops: with the torch ops, registered for CPU tensors. sanitize: names for
+    -fsanitize; the library then has no checks of its own and its process must preload the sanitizers' libraries.
+    """
+    kernels = kernel_sources() if sources is None else list(sources)
+    plan = {source: [*COMMON, *RUNTIME] for source in sorted(SIMT.glob("*.cpp"))}
+    plan |= {source: [*COMMON, *KERNEL, *([] if sanitize else OBSERVED)] for source in kernels}
+    if sanitize:
+        extra = [f"-fsanitize={sanitize}", "-fno-sanitize=vptr", "-fno-omit-frame-pointer"]
+        plan = {source: [*flags, *extra] for source, flags in plan.items()}
+    link = [f"-fsanitize={sanitize}"] if sanitize else []
+    if ops:
+        flags, libraries = _torch_flags()
+        plan[ROOT / "csrc/bindings_cuda.cpp"] = [*COMMON, "-O1", *flags]
+        link += libraries
+    with ThreadPoolExecutor(jobs) as pool:
+        objects = list(pool.map(_compile, plan, plan.values()))
+    library = BUILD / _digest(*map(str, objects), *link) / "libtts_simt.so"
+    if not library.exists():
+        _run(["g++", "-shared", "-Wl,-Bsymbolic-functions", *map(str, objects), *link], library)
+    return library
+
+
+def _torch_flags() -> tuple[list[str], list[str]]:
+    import torch
+
+    folder = Path(torch.__file__).parent
+    flags = [f"-isystem{folder}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTTS_CUDA_KEY=CPU"]
+    return flags, [f"-L{folder}/lib", "-ltorch_cpu", "-lc10"]
+
+
+def _compile(source: Path, flags: list[str]) -> Path:
+    texts = {path: path.read_text() for path in sorted(_with_includes(source))}
+    output = BUILD / "objects" / f"{source.stem}-{_digest(str(source), *flags, *texts.values())}.o"
+    if not output.exists():
+        _run(["g++", *flags, "-c", str(source)], output)
+    return output
+
+
+def _with_includes(source: Path, seen: set[Path] | None = None) -> set[Path]:
+    """The source and our own headers that it includes, directly or not."""
+    seen = set() if seen is None else seen
+    seen.add(source)
+    for name in re.findall(r'^#include "(.+)"', source.read_text(), re.MULTILINE):
+        found = [folder / name for folder in (source.parent, *INCLUDE_DIRS) if (folder / name).exists()]
+        if found and found[0].resolve() not in seen:
+            _with_includes(found[0].resolve(), seen)
+    return seen
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _run(command: list[str], output: Path) -> None:
+    """Run the command with -o output; several processes may do so at once."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f"{output.name}.{os.getpid()}")
+    done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[:3000]}")
+    partial.replace(output)
