@@ -4,10 +4,15 @@ VENV ?= .venv
 GPU_PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
 # The CUDA kernels of an editable install are for this machine's GPUs; without one there is nothing to run them.
 export TTS_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi),native,)
+comma := ,
 PIP := $(VENV)/bin/python -m pip
 SOURCES := $(shell find csrc setup.py pyproject.toml constraints.txt -type f)
 
-.PHONY: demo test gpu lint bench sanitize clean
+# How CUDA kernels run without a GPU: their sources with copies that land late or early, and nvcc's PTX where nvcc is.
+CUDA_MODES := late,early$(if $(shell command -v nvcc),$(comma)ptx)
+CUDA_TESTS := (late and not (float16 and tree_attention)) or (tree_attention and bfloat16)
+
+.PHONY: demo test gates mutants gpu lint bench sanitize clean
 
 # Torch first, at the pinned version: the extension is then built against it, without build isolation.
 $(VENV)/installed: $(SOURCES)
@@ -21,11 +26,22 @@ $(VENV)/installed: $(SOURCES)
 demo: $(VENV)/installed
 	$(VENV)/bin/tts-kernels demo
 
-# Triton's kernels: compiled for GPUs and gated in the first run, executed by its interpreter in the other two.
+# Triton's and CUDA's kernels are compiled for GPUs and gated in the first run. Triton's interpreter executes its kernels
+# in the next two, the host those of CUDA in the last two.
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n 2 tests/triton
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n 2 -k triton tests/ops tests/test_invariance.py
+	$(VENV)/bin/python -m pytest -n 2 --cuda-sources $(CUDA_MODES) -k '$(CUDA_TESTS)' tests/ops
+	$(VENV)/bin/python -m pytest -n 2 --cuda-sources late,ptx tests/cuda/test_traffic.py tests/test_invariance.py
+
+# Every CUDA kernel compiled for every target and compared with tests/cuda/gates.csv: half an hour.
+gates: $(VENV)/installed
+	$(VENV)/bin/python tests/cuda/gates.py
+
+# Every planted bug in the CUDA kernels; make test has a dozen of them.
+mutants: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 tests/cuda/test_mutants.py --all-mutants
 
 # On a machine with a GPU and a CUDA build of torch: make gpu. What of it needs no GPU: make gpu DRY=1.
 gpu:

@@ -5,7 +5,7 @@
 
 Every call is compared with the float64 reference before it is timed. Medians and 20th and 80th percentiles with the L2
 flushed; the time of planning stands in a column of its own. ``--dry`` walks the same code over one small tree on the
-CPU, in Triton's interpreter, and times nothing.
+CPU, Triton's kernel in its interpreter, and times nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -77,11 +78,12 @@ def systems(problem: Problem) -> dict[str, Callable[[], Tensor] | str]:
     """What is timed: a function that returns out [N, Hq, D], or the reason why there is none."""
     plan, least = problem.plan(), problem.plan(least=True)
     args = (problem.q, problem.k, problem.v)
-    reason = why_not("tree_attention", "triton", problem.device)
-    found: dict[str, Callable[[], Tensor] | str] = {
-        "ours": reason or (lambda: tree_attention(*args, plan, backend="triton")),
-        "ours, fewest bytes": reason or (lambda: tree_attention(*args, least, backend="triton")),
-    }
+    found: dict[str, Callable[[], Tensor] | str] = {}
+    for backend in ("native", "triton"):
+        reason = why_not("tree_attention", backend, problem.device)
+        for suffix, each in (("", plan), (", fewest bytes", least)):
+            run = partial(tree_attention, *args, each, backend=backend)
+            found[f"ours, {backend}{suffix}"] = reason or run
     found["torch SDPA, expanded"] = sdpa(problem, plan)
     found["flash-attn, unshared"] = flash_attn(problem)
     found["flashinfer, paged, unshared"] = flashinfer(problem)

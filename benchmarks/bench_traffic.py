@@ -1,6 +1,7 @@
 """Bytes that one attention call moves, ours against other ways of decoding the same trees: counted, not timed.
 
     python benchmarks/bench_traffic.py --csv
+    python benchmarks/bench_traffic.py --cuda    # the CUDA kernel on FastTree's trees, executed and counted: minutes
 
 Trees: FastTree's fifteen, forests with several roots, trees without sharing, uneven random trees, and trees recorded
 from searches. ``requested`` is what processors ask the shared cache for; ``memory`` what misses an LRU cache of 50 MB
@@ -80,10 +81,27 @@ def rows_of(kind: str, shape: TreeShape, heads: tuple[int, int], page_size: int)
         }  # fmt: skip
 
 
+def count_cuda(page_size: int) -> None:
+    """Writes results/traffic_cuda.csv; stops where the kernel moves other bytes than its plan says."""
+    import counted
+
+    rows = []
+    for shape in FASTTREE:
+        for row in counted.rows_of(shape, (32, 8), page_size):
+            rows.append(row)
+            print(f"  {row['tree']:60} {row['plan']:24} kv {row['kv_counted']:>12} = planned", flush=True)
+    print(write_rows("traffic_cuda", rows))
+
+
 def main(
     csv: Annotated[bool, typer.Option(help="write results/traffic.csv")] = False,
+    cuda: Annotated[
+        bool, typer.Option(help="count the CUDA kernel instead and write results/traffic_cuda.csv")
+    ] = False,
     page_size: Annotated[int, typer.Option(help="tokens per page; 8 divides all of FastTree's nodes")] = 8,
 ) -> None:
+    if cuda:
+        return count_cuda(page_size)
     rows: list[dict[str, object]] = []
     for heads in HEADS:
         for kind, shape in shapes():

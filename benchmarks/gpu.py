@@ -17,33 +17,34 @@ OPS = ["tests/ops", "tests/test_invariance.py"]
 CUDA = "tests/gpu"
 
 
+# Of the machine's own GPUs; without one the build is tried on a few kernels by a test.
+BUILD = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+
+
 def steps(dry: bool) -> list[tuple[str, list[str], dict[str, str]]]:
     """Name, command and environment of each step."""
     pytest = [sys.executable, "-m", "pytest", "-q"]
     interpreter = {"TRITON_INTERPRET": "1"} if dry else {}
-    bench = [sys.executable, "benchmarks/bench_gpu.py", "--dry" if dry else "--csv"]
     listed = [
-        ("build", [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], {}),
+        ("build", BUILD, {"TTS_CUDA_ARCHS": "" if dry else "native"}),
         (
             "ops against the reference",
-            [*pytest, *OPS, *(["-k", "triton and test_one_row"] if dry else [])],
+            [*pytest, *OPS, *(["-k", "(triton or native) and test_one_row"] if dry else [])],
             interpreter,
         ),
         ("graphs and memory", [*pytest, CUDA, *(["--collect-only"] if dry else [])], {}),
-        ("benchmarks", bench, interpreter),
+        ("benchmarks", [sys.executable, "benchmarks/bench_gpu.py", "--dry" if dry else "--csv"], interpreter),
         ("traffic", [sys.executable, "benchmarks/bench_traffic.py"], {}),
     ]
+    if dry:
+        on_host = ["tests/ops/test_tree_attention.py", "-k", "test_sinks and bfloat16", "--cuda-sources", "late,ptx"]
+        few = ["--cuda-overlay", "tests/cuda/small"]
+        listed.insert(1, ("CUDA kernels compile, link and load", [*pytest, "tests/cuda/test_build.py"], {}))
+        listed.insert(2, ("CUDA kernels on the host", [*pytest, *on_host, *few], {}))
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer and not dry:
-        memcheck = [
-            sanitizer,
-            "--error-exitcode=1",
-            *pytest,
-            "tests/ops/test_tree_attention.py",
-            "-k",
-            "triton and heads",
-        ]
-        listed.insert(3, ("compute-sanitizer", memcheck, {}))
+        memcheck = [sanitizer, "--error-exitcode=1", *pytest, "tests/ops/test_tree_attention.py", "-k"]
+        listed.insert(3, ("compute-sanitizer", [*memcheck, "(triton or native) and heads"], {}))
     return listed
 
 

@@ -25,14 +25,20 @@ def pytest_addoption(parser):
         "--cuda-sources",
         metavar="MODES",
         default="",
-        help="native ops run their CUDA kernels on the host: late,early,ptx (tests/cuda/README.md)",
+        help="native ops run their CUDA kernels on the host: late,early,ptx,ptx-early (tests/cuda/README.md)",
     )
+    parser.addoption("--all-mutants", action="store_true", help="also those that make test leaves out")
+    parser.addoption("--cuda-overlay", metavar="DIRS", default="", help="with sources to take the place of csrc's")
 
 
 def pytest_configure(config):
     if config.getoption("cuda_sources"):
         from execution import load
+        from simt_build import add_overlay
 
+        for folder in reversed(config.getoption("cuda_overlay").split(":")):
+            if folder:
+                add_overlay(Path(folder).absolute())
         load()
         _ext.runs_cuda_kernels = lambda device: True
 

@@ -61,7 +61,7 @@ def native_ops() -> list[str]:
 
 
 def runs_cuda_kernels(device: torch.device) -> bool:
-    """Whether the native ops run their CUDA kernels on tensors of this device; those of the CPU differ in a few things."""
+    """Whether the native ops run their CUDA kernels on tensors of this device; the CPU's differ in a few things."""
     return device.type == "cuda"
 
 

@@ -73,8 +73,8 @@ class Plan:
     def workspace(self, q: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
         """What a GPU kernel needs for queries q [N, Hq, D], kept with the plan so that a graph can hold its addresses.
 
-        Room for partial results [slots, Hq, D padded to vectors of 8] and their lse [slots, Hq], and counters [N, Hkv] of parts that are in,
-        which every launch leaves at zero.
+        Room for partial results [slots, Hq, D rounded up to 8] and their lse [slots, Hq], and counters [N, Hkv] of
+        parts that are in, which every launch leaves at zero.
         """
         rows, heads, head_dim = q.shape
         key = ("tree_attention", rows, heads, kv_heads, head_dim, q.dtype)

@@ -21,7 +21,11 @@ struct TreeAttentionConfig {
   using Element = Element_;
   static constexpr bool kEightBit = eight_bit, kTensorCores = sizeof(Element) == 2;
   static constexpr int kHeadDim = head_dim, kRows = rows;
-  static constexpr int kThreads = rows > 128 ? 256 : 128;
+  // Warps that have the same rows and keys and different columns of the output: an accumulator of 256 columns leaves
+  // too few registers where products are unrolled in registers too.
+  static constexpr int kColumnWarps = !kTensorCores && head_dim > 128 ? 2 : 1;
+  static constexpr int kThreads = rows > 128 || kColumnWarps > 1 ? 256 : 128;
+  static constexpr int kColumns = head_dim / kColumnWarps;
   static constexpr int kRowBytes = head_dim * int(sizeof(Element));
   // Keys of a tile. As many as leave room for two stages beside the queries in 99 KB, what 8.6, 8.9 and 12.0 have;
   // 8-bit tiles bring scales, for which 128 rows of 256 bytes leave no room.
@@ -36,7 +40,7 @@ struct TreeAttentionConfig {
 };
 
 // What rows see of a key: those of the tile in [row_begin, row_end) that are not before its position.
-struct Seen {
+struct alignas(8) Seen {
   int32_t pos;
   uint16_t row_begin, row_end;
 };

@@ -49,7 +49,7 @@ __device__ __forceinline__ void store_pair(SharedTile tile, int row, int column,
 template <class Config, int tiles>
 __device__ __forceinline__ void stage_rows(const TreeAttentionWork& work, const TilePlace& place,
                                            const Accumulator<Config, tiles>& acc, unsigned char* shared, SharedTile to,
-                                           int first) {
+                                           int first, int first_column) {
   using Layout = SharedLayout<Config>;
   const int lane = int(threadIdx.x) % 32;
 #pragma unroll
@@ -58,10 +58,11 @@ __device__ __forceinline__ void stage_rows(const TreeAttentionWork& work, const 
     for (int h = 0; h < 2; ++h) {
       const int matrix_row = first + i * 16 + h * 8 + lane / 4;
       const RowResult result = finish_row(work, place, matrix_row, acc.top[i][h], acc.total[i][h]);
-      if (lane % 4 == 0) Layout::finished(shared)->lse[matrix_row] = result.lse;
+      if (lane % 4 == 0 && first_column == 0) Layout::finished(shared)->lse[matrix_row] = result.lse;
 #pragma unroll
-      for (int j = 0; j < Config::kHeadDim / 8; ++j)
-        store_pair<typename Config::Element>(to, matrix_row, j * 8 + lane % 4 * 2, acc.out[i][j][2 * h] * result.factor,
+      for (int j = 0; j < Config::kColumns / 8; ++j)
+        store_pair<typename Config::Element>(to, matrix_row, first_column + j * 8 + lane % 4 * 2,
+                                             acc.out[i][j][2 * h] * result.factor,
                                              acc.out[i][j][2 * h + 1] * result.factor);
     }
   }

@@ -37,9 +37,11 @@ __device__ __forceinline__ void attend_tile(const TreeAttentionWork& work, const
   constexpr int kKeysPerWarp = Config::kKeys / Split::kWarpsKeys;
   static_assert(kKeysPerWarp % width == 0 && Config::kStages == 2, "");
   const int warp = int(threadIdx.x) / 32, key_tiles = (place.keys() + Config::kKeys - 1) / Config::kKeys;
-  const int first_row = warp % Split::kWarpsRows * Split::kTiles * 16;
-  const int first_key = warp / Split::kWarpsRows * kKeysPerWarp;
-  const bool computes = warp < Split::kWarps;
+  const int first_row = warp % Split::kWarpsRows * Split::kTiles * 16, share = warp / Split::kWarpsRows;
+  static_assert(Split::kWarpsKeys == 1 || Config::kColumnWarps == 1, "warps share either keys or columns");
+  const int first_key = Config::kColumnWarps > 1 ? 0 : share * kKeysPerWarp;
+  const int first_column = Config::kColumnWarps > 1 ? share * Config::kColumns : 0;
+  const bool computes = warp < Split::kWarps * Config::kColumnWarps;
   KeySlot<Config>* slots = Layout::slots(shared);
   KeyFinder<Config> finder(work, place, Layout::bounds(shared));
   finder.advance(slots[0], 0);
@@ -48,7 +50,7 @@ __device__ __forceinline__ void attend_tile(const TreeAttentionWork& work, const
   copy_queries<Config>(work, place, queries);
   const RowsOfThread<Split::kTiles> rows(work, place, first_row);
   Accumulator<Config, Split::kTiles> acc;
-  WarpTile<Config, Split::kTiles, width> math(work, queries, first_row);
+  WarpTile<Config, Split::kTiles, width> math(work, queries, first_row, first_column);
   __syncthreads();
   if (key_tiles > 0) copy_tile(work, slots[0], shared, 0);
   ptx::commit_copies();
@@ -78,7 +80,7 @@ __device__ __forceinline__ void attend_tile(const TreeAttentionWork& work, const
   __syncthreads();
   const TilePlace again(work);
   if constexpr (Split::kWarpsKeys > 1) merge_warps<Config, Split::kWarpsKeys>(work, again, acc, shared);
-  else if (computes) stage_rows(work, again, acc, shared, queries, first_row);
+  else if (computes) stage_rows(work, again, acc, shared, queries, first_row, first_column);
 }
 
 // Sixteen rows: the warps share the keys, as far as each gets enough to multiply.

@@ -32,19 +32,19 @@ struct RowsOfThread {
   }
 };
 
-// Running soft-max of a thread's rows. out: weighted values, columns 8j + 2t and the next of row [i][h] in
-// out[i][j][2h], [2h + 1], t = lane % 4. Until finish() top is in units of the
-// scores and total the thread's own share.
+// Running soft-max of a thread's rows. out: weighted values, columns 8j + 2t of the warp's and the next of row [i][h]
+// in out[i][j][2h], [2h + 1], t = lane % 4. Until finish() top is in units of the scores and total the thread's own
+// share.
 template <class Config, int tiles>
 struct Accumulator {
-  float out[tiles][Config::kHeadDim / 8][4];
+  float out[tiles][Config::kColumns / 8][4];
   float top[tiles][2], total[tiles][2];
 
   __device__ __forceinline__ Accumulator() {
 #pragma unroll
     for (int i = 0; i < tiles; ++i) {
 #pragma unroll
-      for (int j = 0; j < Config::kHeadDim / 8; ++j)
+      for (int j = 0; j < Config::kColumns / 8; ++j)
         for (int e = 0; e < 4; ++e) out[i][j][e] = 0.0f;
       for (int h = 0; h < 2; ++h) top[i][h] = -INFINITY, total[i][h] = 0.0f;
     }
@@ -80,8 +80,13 @@ class WarpTile {
   using Acc = Accumulator<Config, tiles>;
 
  public:
-  __device__ __forceinline__ WarpTile(const TreeAttentionWork& work, SharedTile queries, int first_row)
-      : work_(work), queries_(queries), first_row_(first_row), lane_(int(threadIdx.x) % 32) {
+  __device__ __forceinline__ WarpTile(const TreeAttentionWork& work, SharedTile queries, int first_row,
+                                      int first_column)
+      : work_(work),
+        queries_(queries),
+        first_row_(first_row),
+        first_column_(first_column),
+        lane_(int(threadIdx.x) % 32) {
     const TreeAttentionParams& p = work.p;
     // Not 0: that times -inf would be NaN.
     unit_ = fmaxf((p.softcap > 0.0f ? p.softcap : p.scale) * kLog2E, 1.2e-38f);
@@ -246,7 +251,7 @@ class WarpTile {
       // Maxima soon stop growing.
       if (!__any_sync(kAllLanes, fade[0] != 1.0f || fade[1] != 1.0f)) continue;
 #pragma unroll
-      for (int j = 0; j < Config::kHeadDim / 8; ++j)
+      for (int j = 0; j < Config::kColumns / 8; ++j)
         for (int e = 0; e < 4; ++e) acc.out[i][j][e] *= fade[e / 2];
     }
   }
@@ -293,8 +298,8 @@ class WarpTile {
             const float w0 = __shfl_sync(kAllLanes, scores[i][n][e], lane_ / 4 * 4 + t);
             const float w1 = __shfl_sync(kAllLanes, scores[i][n][2 + e], lane_ / 4 * 4 + t);
 #pragma unroll
-            for (int j = 0; j < Config::kHeadDim / 8; ++j) {
-              const float* v = values.element<float>(key, j * 8 + lane_ % 4 * 2);
+            for (int j = 0; j < Config::kColumns / 8; ++j) {
+              const float* v = values.element<float>(key, first_column_ + j * 8 + lane_ % 4 * 2);
 #pragma unroll
               for (int c = 0; c < 2; ++c) {
                 acc.out[i][j][c] = fmaf(w0, v[c], acc.out[i][j][c]);
@@ -309,7 +314,7 @@ class WarpTile {
 
   const TreeAttentionWork& work_;
   const SharedTile queries_;
-  const int first_row_, lane_;
+  const int first_row_, first_column_, lane_;
   // To base 2.
   float unit_;
   int32_t window_;

@@ -16,7 +16,7 @@ from typing import Any
 
 import ptx
 import torch
-from simt_build import build, kernel_sources
+from simt_build import INCLUDE_DIRS, ROOT, SIMT, build, kernel_sources
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tts_kernels import _ext
@@ -166,7 +166,9 @@ def load(library: Path | None = None) -> Shim:
 @cache
 def modules_of(op: str) -> tuple[ptx.Module, ...]:
     """What nvcc makes of the sources of an op."""
-    return tuple(ptx.Module(ptx.compile_ptx(path)) for path in kernel_sources() if path.stem.startswith(op))
+    overlays = [f"-I{folder}" for folder in INCLUDE_DIRS if folder not in (SIMT, ROOT / "csrc")]
+    sources = [path for path in kernel_sources() if path.stem.startswith(op)]
+    return tuple(ptx.Module(ptx.compile_ptx(path, options=overlays)) for path in sources)
 
 
 @contextmanager

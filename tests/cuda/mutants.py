@@ -13,13 +13,17 @@ SMALL = ROOT / "tests/cuda/small"
 
 @dataclass(frozen=True)
 class Mutant:
-    """In csrc/cuda/``file`` the one occurrence of ``old`` becomes ``new``. test: what must turn red."""
+    """In csrc/cuda/``file`` the one occurrence of ``old`` becomes ``new``. test: what must turn red.
+
+    always: tried by make test, the others by make mutants.
+    """
 
     name: str
     file: str
     old: str
     new: str
-    test: str
+    test: tuple[str, str]
+    always: bool = True
 
     def overlay(self) -> Path:
         """A directory to be searched before csrc/, with the changed file."""
@@ -33,10 +37,11 @@ class Mutant:
         return folder
 
 
-ATTENTION = "tests/ops/test_tree_attention.py -k bfloat16-(6,2)"
-SINKS = "tests/ops/test_tree_attention.py -k test_sinks-bfloat16"
-CONFLICTS = "tests/cuda/test_traffic.py -k conflicts"
-TWICE = "tests/cuda/test_traffic.py -k twice"
+# A test file and which of its tests.
+ATTENTION = "tests/ops/test_tree_attention.py", "test_heads and bfloat16"
+SINKS = "tests/ops/test_tree_attention.py", "test_sinks and bfloat16"
+CONFLICTS = "tests/cuda/test_traffic.py", "conflicts and 64-"
+TWICE = "tests/cuda/test_traffic.py", "twice"
 
 TREE_ATTENTION = [
     Mutant(
@@ -59,6 +64,7 @@ TREE_ATTENTION = [
         "pos <= at && at - pos < window_",
         "pos < at && at - pos < window_",
         ATTENTION,
+        always=False,
     ),
     Mutant("window longer by one", "tree_attention_rows.h", "at - pos < window_", "at - pos <= window_", SINKS),
     Mutant(
@@ -67,6 +73,7 @@ TREE_ATTENTION = [
         "acc.out[i][j][e] *= fade[e / 2];",
         "acc.out[i][j][e] *= fade[0];",
         ATTENTION,
+        always=False,
     ),
     Mutant(
         "a total over two of four lanes",
@@ -74,6 +81,7 @@ TREE_ATTENTION = [
         "        total[i][h] += __shfl_xor_sync(kAllLanes, total[i][h], 2);\n",
         "",
         ATTENTION,
+        always=False,
     ),
     Mutant("swizzle left out", "tree_attention_config.h", "column_chunk % 8 ^ row % 8", "column_chunk % 8", CONFLICTS),
     Mutant(
@@ -96,6 +104,7 @@ TREE_ATTENTION = [
         "int64_t(page_) * work_.p.kv_heads + place_.head : 0",
         "int64_t(page_) * work_.p.kv_heads : 0",
         ATTENTION,
+        always=False,
     ),
     Mutant(
         "tokens that nobody sees are read",
@@ -119,3 +128,85 @@ TREE_ATTENTION = [
         ATTENTION,
     ),
 ]
+
+OTHERS = [
+    Mutant(
+        "the last word of a page is left out",
+        "copy_pages.cu",
+        "word < words; word += stride)",
+        "word + 1 < words; word += stride)",
+        ("tests/ops/test_copy_pages.py", "copies_the_pages"),
+        always=False,
+    ),
+    Mutant(
+        "a part without keys spoils the row: zero times NaN",
+        "merge_states.cu",
+        "if (!(weight > 0.0f)) continue;",
+        "",
+        ("tests/ops/test_merge_states.py", "matches_oracle"),
+        always=False,
+    ),
+    Mutant(
+        "older tokens of a page are taken for multiples of the new scale",
+        "write_kv_8_bit.h",
+        "Codec::decode(tokens[i]) * old, scale)",
+        "Codec::decode(tokens[i]) * scale, scale)",
+        ("tests/ops/test_write_kv.py", "8_bit_pages_equal"),
+    ),
+    Mutant(
+        "missing barrier: sums of the next classes overwrite those that thread 0 reads",
+        "score_steps.cu",
+        "      // Thread 0 has read the sums before.\n      __syncthreads();\n",
+        "",
+        ("tests/ops/test_score_steps.py", ""),
+    ),
+    Mutant(
+        "a whole share that rounding lifted becomes the next",
+        "select_children_group.h",
+        "constexpr double kBelowRounding = 1.0 - 1e-12;",
+        "constexpr double kBelowRounding = 1.0;",
+        ("tests/ops/test_select_children.py", "brute_force"),
+        always=False,
+    ),
+    Mutant(
+        "race: the thread that found the bin overwrites what the others still read",
+        "sample_children_cut.h",
+        "if (level > 0) return needed;",
+        "if (level > 0) return shared.need;",
+        ("tests/ops/test_sample_children.py", "hard_rows or shapes"),
+        always=False,
+    ),
+    Mutant(
+        "wrong Philox counter: noise from the words of independent draws",
+        "sample_children_order.h",
+        "uint32_t(token / 4), kNoise, 0}",
+        "uint32_t(token / 4), kDraw, 0}",
+        ("tests/ops/test_sample_children.py", "shapes_and_dtypes"),
+    ),
+    Mutant(
+        "the last tie of a cut is left out",
+        "sample_children_row.h",
+        "x == value && token <= last",
+        "x == value && token < last",
+        ("tests/ops/test_sample_children.py", "hard_rows"),
+        always=False,
+    ),
+    Mutant(
+        "a thread that gave all it held away is not asked for more",
+        "sample_children_order.h",
+        "shared.again = may_know_more && held.is_empty();",
+        "shared.again = false;",
+        ("tests/ops/test_sample_children.py", "far_apart"),
+        always=False,
+    ),
+    Mutant(
+        "wrong Philox counter: the second four tokens of a vector get the bound of the first",
+        "sample_children_order.h",
+        "uint32_t((at + four) / 4), kNoise, 0}",
+        "uint32_t(at / 4), kNoise, 0}",
+        ("tests/ops/test_sample_children.py", "flat_row"),
+        always=False,
+    ),
+]
+
+MUTANTS = [*TREE_ATTENTION, *OTHERS]

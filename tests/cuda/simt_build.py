@@ -15,7 +15,7 @@ SIMT = ROOT / "tests/cuda/simt"
 INCLUDE_DIRS = [SIMT, ROOT / "csrc"]
 BUILD = ROOT / "build/simt"
 
-COMMON = ["-std=c++17", "-fPIC", "-g1", "-Wall", *(f"-I{folder}" for folder in INCLUDE_DIRS)]
+COMMON = ["-std=c++17", "-fPIC", "-g1", "-Wall"]
 RUNTIME = ["-O2"]
 # The compiler reports each access as for ThreadSanitizer; the runtime takes the reports. What follows keeps a 16-byte
 # access whole and one place of the source at one address. nvcc does not assume that pointers of two types differ.
@@ -29,9 +29,16 @@ OBSERVED = [
 ]
 
 
+def add_overlay(folder: Path) -> None:
+    """From now on, sources and headers in ``folder``/cuda take the place of those in csrc/cuda of the same name."""
+    INCLUDE_DIRS.insert(0, folder)
+
+
 def kernel_sources() -> list[Path]:
     """All CUDA sources but the one that asks the CUDA runtime about the device."""
-    return sorted(set((ROOT / "csrc/cuda").glob("*.cu")) - {ROOT / "csrc/cuda/device.cu"})
+    names = {path.name for path in (ROOT / "csrc/cuda").glob("*.cu")} - {"device.cu"}
+    folders = [folder / "cuda" for folder in INCLUDE_DIRS]
+    return [next(folder / name for folder in folders if (folder / name).exists()) for name in sorted(names)]
 
 
 def build(sources: Iterable[Path] | None = None, *, ops: bool = True, sanitize: str = "", jobs: int = 2) -> Path:
@@ -71,7 +78,7 @@ def _compile(source: Path, flags: list[str]) -> Path:
     texts = {path: path.read_text() for path in sorted(_with_includes(source))}
     output = BUILD / "objects" / f"{source.stem}-{_digest(str(source), *flags, *texts.values())}.o"
     if not output.exists():
-        _run(["g++", *flags, "-c", str(source)], output)
+        _run(["g++", *(f"-I{folder}" for folder in INCLUDE_DIRS), *flags, "-c", str(source)], output)
     return output
 
 

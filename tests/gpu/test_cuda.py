@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tts_kernels import _ext
+from tts_kernels.backends import why_not
 from tts_kernels.ops.tree_attention import tree_attention
 from tts_kernels.ops.write_kv import write_kv
 from tts_kernels.plan import make_plan
@@ -15,7 +16,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 CUDA = torch.device("cuda")
 
 
-def test_a_graph_is_replayed_while_leaves_grow():
+@pytest.mark.parametrize("backend", ["native", "triton"])
+def test_a_graph_is_replayed_while_leaves_grow(backend):
+    for op in ("write_kv", "tree_attention"):
+        reason = why_not(op, backend, CUDA)
+        if reason is not None:
+            pytest.skip(reason)
     forest = _ext.host().Forest(256, 16)
     root = forest.add_roots(1)
     forest.append(root, [300])
@@ -31,8 +37,8 @@ def test_a_graph_is_replayed_while_leaves_grow():
     plan = make_plan(forest, leaves, ones, growth=40, page_reads=True, device=CUDA)
 
     def step():
-        write_kv(new_k, new_v, k, v, slots, backend="triton")
-        return tree_attention(q, k, v, plan, backend="triton")
+        write_kv(new_k, new_v, k, v, slots, backend=backend)
+        return tree_attention(q, k, v, plan, backend=backend)
 
     for _ in range(3):
         step()

@@ -210,8 +210,9 @@ struct Leading {
 
 template <class T>
 Handler sized(const Instruction& in) {
+  if (is(in, Op::kSelp)) return select<T>;
+  if (Type(in.type) > Type::kS64) return nullptr;
   switch (Op(in.op)) {
-    case Op::kSelp: return select<T>;
     case Op::kPopc: return apply<Popc, T, 1, uint32_t>;
     case Op::kClz: return apply<Clz, T, 1, uint32_t>;
     case Op::kBrev: return apply<Brev, T, 1>;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,26 @@ ROOT = HERE.parents[2]
 CACHE = ROOT / "build" / "ptx"
 # No contraction, and integers that wrap: the arithmetic is PTX's and not C++'s.
 _GXX = ["g++", "-std=c++17", "-O3", "-march=native", "-fwrapv", "-ffp-contract=off", "-fPIC", "-shared", "-Wall"]
-_NVCC = ["nvcc", "-ptx", "-lineinfo", "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}"]
+_NVCC = ["nvcc", "-ptx", "-lineinfo", "-std=c++17", "-O3"]
+_CSRC = f"-I{ROOT / 'csrc'}"
 
 
 def compile_ptx(source: Path, arch: int = 80, options: Sequence[str] = ()) -> str:
-    """The PTX of a .cu file; its paths are resolved against csrc/."""
-    headers = sorted((ROOT / "csrc").rglob("*.h")) + sorted(source.parent.glob("*.h"))
-    command = [*_NVCC, f"-arch=compute_{arch}", *options, str(source)]
-    return _made(command, [source, *headers], f"{source.stem}.ptx").read_text()
+    """The PTX of a .cu file; includes are searched for in directories of the options first, then in csrc/."""
+    folders = [*(Path(option[2:]) for option in options if option.startswith("-I")), ROOT / "csrc"]
+    command = [*_NVCC, f"-arch=compute_{arch}", *options, _CSRC, str(source)]
+    return _made(command, with_includes(source, folders), f"{source.stem}.ptx").read_text()
+
+
+def with_includes(source: Path, folders: Sequence[Path] = (ROOT / "csrc",)) -> list[Path]:
+    """The source and the headers that it includes, directly or not, each as first found in the folders."""
+    found = [source]
+    for path in found:
+        for name in re.findall(r'^#include "(.+)"', path.read_text(), re.M):
+            header = next((folder / name for folder in folders if (folder / name).exists()), None)
+            if header and header not in found:
+                found.append(header)
+    return found
 
 
 @functools.cache
@@ -34,7 +47,7 @@ def executor() -> ctypes.CDLL:
 
 def _made(command: list[str], inputs: list[Path], name: str) -> Path:
     digest = hashlib.sha256(" ".join(command).encode())
-    for path in dict.fromkeys(inputs):
+    for path in inputs:
         digest.update(path.read_bytes())
     made = CACHE / digest.hexdigest()[:16] / name
     if not made.exists():

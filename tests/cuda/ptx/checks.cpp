@@ -29,12 +29,13 @@ int count_sectors(const Warp& w, const Access& access) {
 // Passes over the 32 banks of 4 bytes that the lanes need. Aligned accesses of one size meet in all their banks or in
 // none, so it is the most distinct places in one slot of that size.
 int bank_passes(const Access& access, uint32_t mask) {
-  const uint64_t size = std::max(access.bytes, 4), slots = 128 / size;
+  const int shift = access.bytes <= 4 ? 2 : __builtin_ctz(access.bytes);
+  const uint64_t slots = 128 >> shift;
   uint64_t places[kLanes][kLanes];
   uint8_t used[kLanes] = {};
   int most = 0;
   for (; mask; mask &= mask - 1) {
-    const uint64_t place = access.at[__builtin_ctz(mask)] / size, slot = place % slots;
+    const uint64_t place = access.at[__builtin_ctz(mask)] >> shift, slot = place & (slots - 1);
     int i = 0;
     while (i < used[slot] && places[slot][i] != place) ++i;
     if (i < used[slot]) continue;
@@ -86,8 +87,9 @@ const Allocation* nearest_allocation(const Launch& launch, uint64_t at) {
 }
 
 void check_alignment(const Access& access, int lane) {
-  if (access.at[lane] % access.bytes == 0) return;
-  const int over = access.at[lane] % access.bytes;
+  // Sizes are powers of 2.
+  const int over = access.at[lane] & (access.bytes - 1);
+  if (over == 0) return;
   fail(lane, "misaligned: %s of %d bytes, address %d past a multiple", verb(access.kind), access.bytes, over);
 }
 
@@ -138,20 +140,10 @@ bool touch_quickly(Warp& w, Kind kind, uint64_t first) {
   return true;
 }
 
-bool touch_quickly(Warp& w, Kind kind, uint64_t first, int bytes) {
-  if (kind == Kind::kAtomic) return false;
-  switch (bytes) {
-    case 16: return touch_quickly<16>(w, kind, first);
-    case 8: return touch_quickly<8>(w, kind, first);
-    case 4: return touch_quickly<4>(w, kind, first);
-    case 2: return touch_quickly<2>(w, kind, first);
-  }
-  return false;
-}
-
-void touch(Warp& w, int lane, Kind kind, int instruction, uint64_t first, int bytes) {
+template <int bytes>
+void touch(Warp& w, int lane, Kind kind, int instruction, uint64_t first) {
   Block& b = *w.block;
-  if (!touch_quickly(w, kind, first, bytes)) {
+  if (kind == Kind::kAtomic || !touch_quickly<bytes>(w, kind, first)) {
     for (int i = 0; i < bytes; ++i) {
       if (kind != Kind::kStore && b.writers[first + i] < b.first_epoch << 8) {
         fail(lane, "uninitialised: %s of shared memory at +%llu", verb(kind), first);
@@ -162,11 +154,34 @@ void touch(Warp& w, int lane, Kind kind, int instruction, uint64_t first, int by
   (kind == Kind::kLoad ? b.read_at : b.written_at)[first / 16] = instruction;
 }
 
-void check_shared_bounds(const Block& b, const Access& access, int lane) {
-  const uint64_t at = access.at[lane] - kSharedBase;
-  if (at < b.shared.size() && at + access.bytes <= b.shared.size()) return;
-  fail(lane, "out of bounds: %s of %d bytes at %+lld of shared memory (%zu bytes)", verb(access.kind), access.bytes,
-       (long long)at, b.shared.size());
+void check_shared_bounds(const Block& b, const Access& access, int lane, uint64_t at, int bytes) {
+  const uint64_t size = b.launch->shared_bytes;
+  if (at < size && at + bytes <= size) return;
+  fail(lane, "out of bounds: %s of %d bytes at %+lld of shared memory (%llu bytes)", verb(access.kind), bytes,
+       (long long)at, (unsigned long long)size);
+}
+
+// One lane's access, or of a vector one element.
+template <int bytes>
+void check_piece(Warp& w, const Access& access, int lane, uint64_t at) {
+  const Block& b = *w.block;
+  check_shared_bounds(b, access, lane, at, bytes);
+  for (int i = 0; i < bytes; i += 4) {
+    if (b.pending[(at + i) / 4]) fail(lane, "copy under way: %s of shared memory at +%llu", verb(access.kind), at);
+  }
+  touch<bytes>(w, lane, access.kind, w.at, at);
+}
+
+// nvcc rounds loads up to whole vectors; what it does not read of one may be anything.
+void check_elements(Warp& w, const Access& access, int lane, uint64_t at) {
+  const int bytes = access.bytes / access.in.count;
+  for (int i = 0; i < access.in.count; ++i) {
+    if (access.in.unread >> i & 1) continue;
+    if (bytes == 8) check_piece<8>(w, access, lane, at + 8 * i);
+    if (bytes == 4) check_piece<4>(w, access, lane, at + 4 * i);
+    if (bytes == 2) check_piece<2>(w, access, lane, at + 2 * i);
+    if (bytes == 1) check_piece<1>(w, access, lane, at + i);
+  }
 }
 
 }  // namespace
@@ -207,25 +222,33 @@ void check_global(Warp& w, Access& access) {
   if (access.bytes == 16) counts.wide += active;
 }
 
-void check_shared(Warp& w, Access& access) {
-  Block& b = *w.block;
+template <int bytes>
+void check_lanes(Warp& w, Access& access) {
   lanes(w, [&](int lane) {
     check_alignment(access, lane);
-    check_shared_bounds(b, access, lane);
     const uint64_t at = access.at[lane] - kSharedBase;
-    for (int i = 0; i < access.bytes; i += 4) {
-      if (b.pending[(at + i) / 4]) fail(lane, "copy under way: %s of shared memory at +%llu", verb(access.kind), at);
-    }
-    touch(w, lane, access.kind, w.at, at, access.bytes);
-    access.place[lane] = b.shared.data() + at;
+    if (access.in.unread) check_elements(w, access, lane, at);
+    else check_piece<bytes>(w, access, lane, at);
+    access.place[lane] = w.block->shared.data() + at;
   });
-  LineCounts& counts = b.launch->counts[w.at];
+}
+
+void check_shared(Warp& w, Access& access) {
+  switch (access.bytes) {
+    case 1: check_lanes<1>(w, access); break;
+    case 2: check_lanes<2>(w, access); break;
+    case 4: check_lanes<4>(w, access); break;
+    case 8: check_lanes<8>(w, access); break;
+    default: check_lanes<16>(w, access);
+  }
+  LineCounts& counts = w.block->launch->counts[w.at];
   ++counts.shared_requests;
   count_banks(w, access, counts);
 }
 
 void check_landing(Warp& w, int lane, int at_instruction, uint64_t at, int bytes) {
-  touch(w, lane, Kind::kStore, at_instruction, at - kSharedBase, bytes);
+  const auto touch_all = bytes == 16 ? touch<16> : bytes == 8 ? touch<8> : touch<4>;
+  touch_all(w, lane, Kind::kStore, at_instruction, at - kSharedBase);
 }
 
 }  // namespace tts::ptx

@@ -139,42 +139,44 @@ void convert_pair(Warp& w, const Instruction& in) {
   lanes(w, [=](int lane) { to[lane] = narrow(low[lane], type) | narrow(high[lane], type) << 16; });
 }
 
+// Every lane's comparison; those of lanes that take no part are not used.
 template <class T>
-bool compare(T a, T b, Variant variant) {
-  const bool unordered = a != a || b != b;
+void compare(const T* a, const T* b, Variant variant, bool* hits) {
+  const auto each = [=](auto holds) {
+    for (int lane = 0; lane < kLanes; ++lane) hits[lane] = holds(a[lane], b[lane]);
+  };
   switch (variant) {
-    case Variant::kEq: return a == b;
-    case Variant::kNe: return !unordered && a != b;
+    case Variant::kEq: return each([](T x, T y) { return x == y; });
+    case Variant::kNe: return each([](T x, T y) { return x < y || x > y; });
     case Variant::kLo:
-    case Variant::kLt: return a < b;
+    case Variant::kLt: return each([](T x, T y) { return x < y; });
     case Variant::kLs:
-    case Variant::kLe: return a <= b;
+    case Variant::kLe: return each([](T x, T y) { return x <= y; });
     case Variant::kHi:
-    case Variant::kGt: return a > b;
+    case Variant::kGt: return each([](T x, T y) { return x > y; });
     case Variant::kHs:
-    case Variant::kGe: return a >= b;
-    case Variant::kEqu: return unordered || a == b;
-    case Variant::kNeu: return unordered || a != b;
-    case Variant::kLtu: return unordered || a < b;
-    case Variant::kLeu: return unordered || a <= b;
-    case Variant::kGtu: return unordered || a > b;
-    case Variant::kGeu: return unordered || a >= b;
-    case Variant::kNum: return !unordered;
-    default: return unordered;
+    case Variant::kGe: return each([](T x, T y) { return x >= y; });
+    case Variant::kEqu: return each([](T x, T y) { return !(x < y || x > y); });
+    case Variant::kNeu: return each([](T x, T y) { return x != y; });
+    case Variant::kLtu: return each([](T x, T y) { return !(x >= y); });
+    case Variant::kLeu: return each([](T x, T y) { return !(x > y); });
+    case Variant::kGtu: return each([](T x, T y) { return !(x <= y); });
+    case Variant::kGeu: return each([](T x, T y) { return !(x < y); });
+    case Variant::kNum: return each([](T x, T y) { return x == x && y == y; });
+    default: return each([](T x, T y) { return x != x || y != y; });
   }
 }
 
 template <class T>
 void set_predicate(Warp& w, const Instruction& in) {
-  const T *a = w.from<T>(in.from[0]), *b = w.from<T>(in.from[1]);
-  uint32_t *to = w.to<uint32_t>(in.to[0]), *negated = w.to<uint32_t>(in.to[1]);
-  const auto variant = Variant(in.variant);
+  bool hits[kLanes];
+  compare(w.from<T>(in.from[0]), w.from<T>(in.from[1]), Variant(in.variant), hits);
+  uint32_t *to = w.to<uint32_t>(in.to[0]), *other = w.to<uint32_t>(in.to[1]);
   const auto combine = Combine(in.combine);
   if (combine == Combine::kNone) {
-    return lanes(w, [=](int lane) {
-      const bool hit = compare(a[lane], b[lane], variant);
-      to[lane] = hit;
-      negated[lane] = !hit;
+    return lanes(w, [&](int lane) {
+      to[lane] = hits[lane];
+      other[lane] = !hits[lane];
     });
   }
   const uint32_t* with = w.from<uint32_t>(in.from[2]);
@@ -182,10 +184,10 @@ void set_predicate(Warp& w, const Instruction& in) {
   const auto join = [=](bool hit, bool c) {
     return combine == Combine::kAnd ? hit && c : combine == Combine::kOr ? hit || c : hit != c;
   };
-  lanes(w, [=](int lane) {
-    const bool hit = compare(a[lane], b[lane], variant), c = (with[lane] != 0) != flip;
-    to[lane] = join(hit, c);
-    negated[lane] = join(!hit, c);
+  lanes(w, [&](int lane) {
+    const bool c = (with[lane] != 0) != flip;
+    to[lane] = join(hits[lane], c);
+    other[lane] = join(!hits[lane], c);
   });
 }
 
@@ -245,7 +247,7 @@ Handler find_conversion(const Instruction& in) {
 Handler find_convert(const Instruction& in) {
   switch (Op(in.op)) {
     case Op::kCvt: return find_conversion(in);
-    case Op::kSetp: return find_set_predicate(in.type);
+    case Op::kSetp: return has(in, kFtz) ? nullptr : find_set_predicate(in.type);
     case Op::kPack: return pack;
     case Op::kUnpack: return unpack;
     default: return nullptr;

@@ -8,23 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layout import PtxError, enumerators, struct
+from .layout import PtxError, struct
+from .mnemonic import MODIFIERS, OPS, SPACES, TYPES, read_mnemonic
 from .operands import Operands
-from .parse import Entry, Statement, type_bytes
+from .parse import Entry, Statement
 
-OPS, TYPES, VARIANTS = enumerators("Op"), enumerators("Type"), enumerators("Variant")
-COMBINES, SPACES, MODIFIERS = enumerators("Combine"), enumerators("Space"), enumerators("Modifier")
 INSTRUCTION = struct("Instruction", "instruction.h")
 NO_OPERAND = 2**31 - 1
 
-# Modifiers without a meaning here: there is one device, its memory is always coherent, and .sync is every such op's.
-_IGNORED = frozenset(
-    ("sync", "aligned", "uni", "gpu", "cta", "sys", "gl", "sc", "acq_rel", "acquire", "release", "relaxed", "volatile")
-    + ("weak", "cg", "ca", "cs", "lu", "cv", "nc", "m8n8", "row", "col", "m16n8k16")
-)
-_RENAMED = {"bar.sync": "bar", "barrier.sync": "bar", "bar.warp": "barwarp", "bar.red": "barred",
-            "cp.async": "copy", "ld.volatile": "ld"}  # fmt: skip
-_WITH_VARIANT = {"setp", "atom", "red", "redux", "shfl", "vote", "match", "barred", "shf", "testp", "prmt"}
 # Sources that are not as wide as the type, by position.
 _WIDTHS = {"shl": {1: 4}, "shr": {1: 4}, "bfe": {1: 4, 2: 4}, "bfi": {2: 4, 3: 4}, "selp": {2: 4}, "setp": {2: 4}}
 _GUARD = re.compile(r"@(!?)(\S+)\s+")
@@ -80,9 +71,10 @@ class _Decoder:
             else:
                 self._add(statement)
         targets = self._link()
+        self._find_unread()
         # One tuple a row: numpy is slow at fields of single rows.
         fields = [(name, 0) for name in INSTRUCTION.names if name != "padding"]
-        rows = [(*(row.get(name, zero) for name, zero in fields), (0, 0, 0)) for row in self.rows]
+        rows = [(*(row.get(name, zero) for name, zero in fields), (0, 0)) for row in self.rows]
         code = np.array(rows, INSTRUCTION)
         own = self.operands
         return Kernel(code, targets, own.constant_cells(), own.register_bytes, own.local_bytes,
@@ -109,16 +101,23 @@ class _Decoder:
                 row["target"] = self.labels[name]
         return np.array([*targets, 0], np.int32)
 
+    def _find_unread(self) -> None:
+        """Marks the elements of loaded vectors that no instruction reads."""
+        read = {operand for row in self.rows for operand in (*row["from"], row["guard"], row["member"])}
+        for row in self.rows:
+            if row["op"] == OPS["ld"]:
+                row["unread"] = sum((row["to"][i] not in read) << i for i in range(row["count"]))
+
     def _row(self, text: str) -> dict:
-        row: dict = {"guard": NO_OPERAND, "member": NO_OPERAND, "count": 1, "modifiers": 0}
+        row: dict = {"guard": NO_OPERAND, "member": NO_OPERAND}
         if guard := _GUARD.match(text):
             row["guard"], row["guard_negated"] = self.operands.source(guard[2], 4), bool(guard[1])
             text = text[guard.end() :]
         mnemonic, _, rest = text.partition(" ")
         mnemonic, rest = (mnemonic, rest) if "\t" not in mnemonic else mnemonic.split("\t", 1)
         arguments = [part.strip() for part in re.findall(r"(?:\{[^}]*\}|[^,])+", rest)]
-        name = self._name(mnemonic, row)
-        row["op"] = OPS[name]
+        name, fields = read_mnemonic(mnemonic)
+        row |= fields
         fill = getattr(self, f"_fill_{name}", self._fill_plain)
         fill(name, row, arguments)
         # Whatever a row does not use reads the constant 0 and writes a cell that none reads.
@@ -126,49 +125,8 @@ class _Decoder:
         row["to"] = (row.get("to", []) + [self.operands.sink] * 4)[:4]
         return row
 
-    def _name(self, mnemonic: str, row: dict) -> str:
-        """The op; modifiers go to the row."""
-        if mnemonic == "cp.async.commit_group":
-            return "commit"
-        if mnemonic in ("cp.async.wait_group", "cp.async.wait_all"):
-            row["modifiers"] = int(mnemonic.endswith("all")) << MODIFIERS["allgroups"]
-            return "wait"
-        first, *parts = mnemonic.split(".")
-        if f"{first}.{parts[0] if parts else ''}" in _RENAMED:
-            first = _RENAMED[f"{first}.{parts.pop(0)}"]
-        if first not in OPS:
-            raise KeyError(first)
-        types = [self._modifier(first, part, row) for part in parts]
-        types = [name for name in types if name]
-        row["type"] = TYPES[types[0]] if types else 0
-        row["source_type"] = TYPES[types[1]] if len(types) > 1 else row["type"]
-        row["bytes"] = type_bytes(types[0]) if types else 0
-        row["source_bytes"] = type_bytes(types[1]) if len(types) > 1 else row["bytes"]
-        return first
-
-    def _modifier(self, op: str, part: str, row: dict) -> str | None:
-        """Enters a part of the mnemonic in the row, or returns it if it is a type."""
-        if part in TYPES and part != "none":
-            return part
-        if op == "setp" and part in COMBINES:
-            row["combine"] = COMBINES[part]
-        elif op in _WITH_VARIANT and part in VARIANTS:
-            row["variant"] = VARIANTS[part]
-        elif part in SPACES or part == "shared::cta":
-            row.setdefault("space", SPACES[part.split(":")[0]])
-        elif re.fullmatch(r"[vx][124]", part):
-            row["count"] = int(part[1])
-        elif part == "m16n8k8":
-            row["modifiers"] |= 1 << MODIFIERS["k8"]
-        elif part.lower() in MODIFIERS:
-            row["modifiers"] |= 1 << MODIFIERS[part.lower()]
-        elif part not in _IGNORED and not re.match(r"L[12](::|$)", part):
-            raise KeyError(part)
-        return None
-
     def _fill_plain(self, name: str, row: dict, arguments: list[str]) -> None:
-        width = row.pop("bytes")
-        row.pop("source_bytes")
+        width = row["bytes"]
         widths = _WIDTHS.get(name, {})
         if name == "mad" and row["modifiers"] >> MODIFIERS["wide"] & 1:
             widths = {2: 2 * width}
@@ -179,38 +137,31 @@ class _Decoder:
         row["from"] = [self.operands.source(part, widths.get(i, width)) for i, part in sources]
 
     def _fill_none(self, name: str, row: dict, arguments: list[str]) -> None:
-        del row["bytes"], row["source_bytes"]
+        """Operands that mean nothing here, or none."""
 
     _fill_membar = _fill_fence = _fill_exit = _fill_ret = _fill_trap = _fill_nanosleep = _fill_prefetch = _fill_none
-
-    def _fill_commit(self, name: str, row: dict, arguments: list[str]) -> None:
-        pass
+    _fill_commit = _fill_none
 
     def _fill_wait(self, name: str, row: dict, arguments: list[str]) -> None:
         row["offset"] = int(arguments[0]) if arguments else 0
 
     def _fill_bra(self, name: str, row: dict, arguments: list[str]) -> None:
-        self._fill_none(name, row, [])
         row["label"] = arguments[0]
 
     def _fill_brx(self, name: str, row: dict, arguments: list[str]) -> None:
-        self._fill_none(name, row, [])
         row["from"], row["label"] = [self.operands.source(arguments[0], 4)], arguments[1]
 
     def _fill_bar(self, name: str, row: dict, arguments: list[str]) -> None:
-        self._fill_none(name, row, [])
         row["offset"] = int(arguments[0])
         row["from"] = [-1] + [self.operands.source(part, 4) for part in arguments[1:]]
 
     def _fill_barred(self, name: str, row: dict, arguments: list[str]) -> None:
-        self._fill_none(name, row, [])
         result, barrier, *counts, predicate = arguments
         row["combine_negated"], row["offset"] = predicate.startswith("!"), int(barrier)
         row["to"] = [self.operands.destination(result)]
         row["from"] = [self.operands.source(part, 4) for part in (predicate.lstrip("!"), *counts)]
 
     def _fill_barwarp(self, name: str, row: dict, arguments: list[str]) -> None:
-        self._fill_none(name, row, [])
         row["member"] = self.operands.source(arguments[0], 4)
 
     def _fill_shfl(self, name: str, row: dict, arguments: list[str]) -> None:
@@ -227,8 +178,7 @@ class _Decoder:
             source = arguments[1] = "1"
         if not to.startswith("{") and not source.startswith("{"):
             return self._fill_plain(name, row, arguments)
-        width = row.pop("bytes")
-        row.pop("source_bytes")
+        width = row["bytes"]
         parts = (to if to.startswith("{") else source).strip("{} ").split(",")
         row["count"], part = len(parts), width // len(parts)
         if to.startswith("{"):
@@ -241,7 +191,7 @@ class _Decoder:
             row["from"] = [self.operands.source(name, part) for name in parts]
 
     def _fill_cvt(self, name: str, row: dict, arguments: list[str]) -> None:
-        width, source_width = row.pop("bytes"), row.pop("source_bytes")
+        width, source_width = row["bytes"], row["source_bytes"]
         row["to_bytes"] = self.operands.width(arguments[0], width)
         row["from_bytes"] = self.operands.width(arguments[1], source_width)
         row["to"] = [self.operands.destination(arguments[0])]
@@ -255,8 +205,7 @@ class _Decoder:
 
     def _fill_ld(self, name: str, row: dict, arguments: list[str]) -> None:
         names = arguments[0].strip("{} ").split(",")
-        row["to_bytes"] = self.operands.width(names[0], row.pop("bytes"))
-        row.pop("source_bytes")
+        row["to_bytes"] = self.operands.width(names[0], row["bytes"])
         row["to"] = [self.operands.destination(part) for part in names]
         row["from"] = [self._address(row, arguments[1])]
 
@@ -264,16 +213,14 @@ class _Decoder:
         self._fill_ld(name, row, arguments)
 
     def _fill_st(self, name: str, row: dict, arguments: list[str]) -> None:
-        width = row.pop("bytes")
-        row.pop("source_bytes")
+        width = row["bytes"]
         names = arguments[1].strip("{} ").split(",")
         row["from_bytes"] = max((self.operands.width(part, 0) for part in names), default=0) or width
         row["from"] = [self._address(row, arguments[0])]
         row["from"] += [self.operands.source(part, row["from_bytes"]) for part in names]
 
     def _fill_atom(self, name: str, row: dict, arguments: list[str]) -> None:
-        width = row.pop("bytes")
-        row.pop("source_bytes")
+        width = row["bytes"]
         row["to"] = [] if name == "red" else [self.operands.destination(arguments.pop(0))]
         row["from"] = [self._address(row, arguments[0])]
         row["from"] += [self.operands.source(part, width) for part in arguments[1:]]
@@ -281,7 +228,6 @@ class _Decoder:
     _fill_red = _fill_atom
 
     def _fill_copy(self, name: str, row: dict, arguments: list[str]) -> None:
-        self._fill_none(name, row, [])
         to, source, size, *live = arguments
         operand, offset, _ = self.operands.address(source)
         if offset:
@@ -290,7 +236,6 @@ class _Decoder:
         row["space"], row["count"] = SPACES["shared"], int(size)
 
     def _fill_mma(self, name: str, row: dict, arguments: list[str]) -> None:
-        self._fill_none(name, row, [])
         groups = [part.strip("{} ").split(",") for part in arguments]
         row["to"] = [self.operands.destination(part) for part in groups[0]]
         a, b, c = ([self.operands.source(part, 4) for part in group] for group in groups[1:])

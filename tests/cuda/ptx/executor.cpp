@@ -37,7 +37,8 @@ Executor::Executor(Launch& launch) : launch_(launch), program_(launch), random_(
   const size_t warps = (launch.threads + kLanes - 1) / kLanes;
   registers_.assign(warps * launch.register_bytes, char(0xFF));
   block_.launch = &launch_;
-  block_.shared.resize(launch.shared_bytes);
+  // Room for the unread end of a vector.
+  block_.shared.resize(launch.shared_bytes + 16);
   block_.writers.assign(launch.shared_bytes, 0);
   block_.readers.assign(launch.shared_bytes, 0);
   block_.written_at.assign(launch.shared_bytes / 16 + 1, -1);
@@ -138,22 +139,23 @@ bool Executor::run_warps() {
     if (runs || !w.live) continue;
     current_ = &w;
     --w.at;
-    fail(-1, "barrier %d waits for threads that left or wait elsewhere", w.barrier);
+    fail(-1, "barrier %d waits for threads that wait elsewhere", w.barrier);
   }
   return runs;
 }
 
-// Opens the barrier if all it waits for are there.
+// Opens the barrier if all it waits for are there; threads that left are waited for no longer.
 void Executor::release(int barrier) {
   std::vector<Warp*> waiting;
-  int threads = 0;
+  int threads = 0, live = 0;
   for (auto& w : block_.warps) {
+    live += __builtin_popcount(w.live);
     if (!w.live || w.barrier != barrier) continue;
     waiting.push_back(&w);
-    threads += w.barrier_threads == int(launch_.threads) ? __builtin_popcount(w.live) : kLanes;
+    threads += __builtin_popcount(w.live);
   }
-  if (waiting.empty() || threads < waiting[0]->barrier_threads) return;
-  if (threads >= int(launch_.threads)) ++block_.epoch;
+  if (waiting.empty() || threads < std::min(waiting[0]->barrier_threads, live)) return;
+  if (threads == live) ++block_.epoch;
   reduce_barrier(waiting);
   for (Warp* w : waiting) w->barrier = -1;
 }

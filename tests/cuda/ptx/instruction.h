@@ -54,7 +54,8 @@ struct Instruction {
   uint8_t count;        // elements of a vector, matrices of ldmatrix, bytes of a copy, entries of a branch table
   uint8_t to_bytes, from_bytes, address_bytes;  // widths of the cells, where they may differ from the type's
   uint8_t guard_negated, combine_negated;
-  uint8_t padding[3];
+  uint8_t unread;  // bits of the elements of a vector that nvcc loads only to make it whole
+  uint8_t padding[2];
 };
 
 constexpr int32_t kNoOperand = INT32_MAX;

@@ -6,7 +6,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from .counts import NUMBERS, Counts
 from .decode import Kernel, decode
 from .layout import PtxError, struct
 from .operands import SHARED_BASE
-from .parse import parse_arrays, parse_entries
+from .parse import Array, parse_arrays, parse_entries
 
 _LAUNCH = struct("Launch", "machine.h")
 _LINE_COUNTS = struct("LineCounts", "machine.h")
@@ -47,19 +47,21 @@ class Module:
         self._memory: list[ctypes.Array] = []
         self._symbols: dict[str, int] = {}
         for array in parse_arrays(text):
-            if array.space == "shared":
-                # The executor knows one array of shared memory, the dynamic one.
-                if array.size:
-                    raise PtxError(f"static shared memory: {array.name}")
+            if array.space != "shared":
+                self._place(array)
+            elif array.size:
+                raise PtxError(f"static shared memory: {array.name}")
+            else:
                 self._symbols[array.name] = SHARED_BASE
-                continue
-            memory = ctypes.create_string_buffer(array.size + array.align)
-            begin = ctypes.addressof(memory)
-            begin += -begin % array.align
-            ctypes.memmove(begin, array.data, array.size)
-            self._memory.append(memory)
-            self._symbols[array.name] = begin
-            self._arrays.append(Allocation(array.name, begin, begin + array.size))
+
+    def _place(self, array: Array) -> None:
+        memory = ctypes.create_string_buffer(array.size + array.align)
+        begin = ctypes.addressof(memory)
+        begin += -begin % array.align
+        ctypes.memmove(begin, array.data, array.size)
+        self._memory.append(memory)
+        self._symbols[array.name] = begin
+        self._arrays.append(Allocation(array.name, begin, begin + array.size))
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._entries
@@ -69,6 +71,7 @@ class Module:
         return list(self._entries)
 
     def kernel(self, symbol: str) -> Kernel:
+        """The decoded kernel; PtxError names an instruction that is not known."""
         if symbol not in self._kernels:
             kernel = decode(self._entries[symbol], self._symbols)
             unknown = executor().first_unknown(
@@ -102,30 +105,45 @@ class Module:
         if not 1 <= threads <= 1024 or min(grid) < 1:
             raise PtxError(f"{symbol}: cannot launch {threads} threads in a grid of {tuple(grid)}")
         everything = [*allocations, *self._arrays]
-        table = np.zeros(max(len(everything), 1), _ALLOCATION)
-        names = [ctypes.create_string_buffer(one.name.encode()) for one in everything]
-        for row, one, name in zip(table, everything, names, strict=False):
-            row["name"], row["begin"], row["end"] = ctypes.addressof(name), one.begin, one.end
-            row["writable"] = one.writable
-        counts = np.zeros(len(kernel.code), _LINE_COUNTS)
-        traffic = np.zeros(len(table), _TRAFFIC)
-        message = ctypes.create_string_buffer(1024)
-        aligned = _aligned_copy(params)
-        launch = np.zeros(1, _LAUNCH)
-        given = {
-            "code": kernel.code.ctypes.data, "targets": kernel.targets.ctypes.data,
-            "constants": kernel.constants.ctypes.data, "params": aligned.ctypes.data, "allocations": table.ctypes.data,
-            "counts": counts.ctypes.data, "traffic": traffic.ctypes.data, "message": ctypes.addressof(message),
-            "num_instructions": len(kernel.code), "register_bytes": kernel.register_bytes,
-            "local_bytes": kernel.local_bytes, "params_bytes": len(params), "num_allocations": len(everything),
-            "message_bytes": len(message), "shared_bytes": shared_bytes, "max_executed": max_executed, "seed": seed,
-            "grid": (*grid, 1, 1)[:3], "threads": threads, "late": mode == "late", "other_at": -1,
-        }  # fmt: skip
-        for field, value in given.items():
-            launch[field] = value
-        if executor().run_launch(ctypes.c_void_p(launch.ctypes.data)):
-            raise PtxError(_explain(symbol, kernel, message.value.decode(), launch[0]))
-        return _sum(kernel, counts, everything, traffic)
+        launch = _Launch(kernel, params, everything)
+        launch.set(grid=(*grid, 1, 1)[:3], threads=threads, shared_bytes=shared_bytes)
+        launch.set(late=mode == "late", seed=seed, max_executed=max_executed)
+        if executor().run_launch(ctypes.c_void_p(launch.fields.ctypes.data)):
+            raise PtxError(f"{symbol}: {launch.explanation()}")
+        return _sum(kernel, launch.counts, everything, launch.traffic)
+
+
+class _Launch:
+    """The executor's struct of a launch, and the memory that it points to."""
+
+    def __init__(self, kernel: Kernel, params: bytes, allocations: Sequence[Allocation]) -> None:
+        self.fields = np.zeros(1, _LAUNCH)
+        self.counts = np.zeros(len(kernel.code), _LINE_COUNTS)
+        self.traffic = np.zeros(len(allocations) + 1, _TRAFFIC)
+        self._kernel = kernel
+        self._message = ctypes.create_string_buffer(1024)
+        self._params = _aligned_copy(params)
+        self._names = [ctypes.create_string_buffer(one.name.encode()) for one in allocations]
+        rows = [(ctypes.addressof(name), one.begin, one.end, one.writable)
+                for name, one in zip(self._names, allocations, strict=True)]  # fmt: skip
+        self._allocations = np.array([*rows, (0, 0, 0, 0)], _ALLOCATION)
+        arrays = {"code": kernel.code, "targets": kernel.targets, "constants": kernel.constants, "counts": self.counts,
+                  "params": self._params, "allocations": self._allocations, "traffic": self.traffic}  # fmt: skip
+        self.set(**{name: array.ctypes.data for name, array in arrays.items()})
+        self.set(message=ctypes.addressof(self._message), message_bytes=len(self._message), other_at=-1)
+        self.set(num_instructions=len(kernel.code), num_allocations=len(allocations), params_bytes=len(params))
+        self.set(register_bytes=kernel.register_bytes, local_bytes=kernel.local_bytes)
+
+    def set(self, **values: Any) -> None:
+        for name, value in values.items():
+            self.fields[name] = value
+
+    def explanation(self) -> str:
+        """The fault's message, with the line of PTX and of CUDA."""
+        at, other = int(self.fields["fault_at"][0]), int(self.fields["other_at"][0])
+        sources, texts = self._kernel.sources, self._kernel.texts
+        text = f"{self._message.value.decode()}, at {sources[at]}: {texts[at]}"
+        return text if other < 0 else f"{text}; the other at {sources[other]}: {texts[other]}"
 
 
 def _aligned_copy(data: bytes) -> np.ndarray:
@@ -134,12 +152,6 @@ def _aligned_copy(data: bytes) -> np.ndarray:
     begin = -room.ctypes.data % 16
     room[begin : begin + len(data)] = np.frombuffer(data, np.uint8)
     return room[begin:]
-
-
-def _explain(symbol: str, kernel: Kernel, message: str, launch: np.void) -> str:
-    at, other = int(launch["fault_at"]), int(launch["other_at"])
-    text = f"{symbol}: {message}, at {kernel.sources[at]}: {kernel.texts[at]}"
-    return text if other < 0 else f"{text}; the other at {kernel.sources[other]}: {kernel.texts[other]}"
 
 
 def _sum(kernel: Kernel, counts: np.ndarray, allocations: Sequence[Allocation], traffic: np.ndarray) -> Counts:

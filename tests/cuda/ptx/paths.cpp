@@ -44,6 +44,7 @@ class Paths {
   void part(Warp& w, uint32_t moving, int to, int rest_to);
   void select(Warp& w);
   void branch(Warp& w, const Instruction& in);
+  void leave(Warp& w);
   bool gather(Warp& w, uint32_t wanted);
   void meeting(Warp& w, const Instruction& in);
   void barrier(Warp& w, const Instruction& in);
@@ -75,7 +76,7 @@ void Paths::step(Warp& w) {
       return;
     case Flow::kBranch: return part(w, w.mask, in.target, w.at + 1);
     case Flow::kTable: return branch(w, in);
-    case Flow::kLeave: w.live &= ~w.mask; return part(w, w.mask, w.at, w.at + 1);
+    case Flow::kLeave: return leave(w);
     case Flow::kMeeting: return meeting(w, in);
     case Flow::kBarrier: return barrier(w, in);
     case Flow::kTrap: fail(w.first_lane(), "trap");
@@ -123,6 +124,13 @@ void Paths::branch(Warp& w, const Instruction& in) {
     else if (w.running >> lane & 1) w.lane_at[lane] = w.at + 1;
   }
   select(w);
+}
+
+void Paths::leave(Warp& w) {
+  w.live &= ~w.mask;
+  // Who waits for these lanes looks again.
+  w.parked = 0;
+  part(w, w.mask, w.at, w.at + 1);
 }
 
 // Whether all wanted lanes are at this instruction; parks those that are until the others come.
