@@ -2,12 +2,11 @@
 #pragma once
 #include <cstdint>
 
-#include "cuda/ptx.h"
+#include "cuda/types.h"
 
 namespace tts::cuda {
 
 constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct Sum {
   template <class T>

@@ -136,7 +136,6 @@ struct SharedLayout {
 // A maximum to subtract: where nothing is seen, -inf - -inf would be NaN.
 __device__ __forceinline__ float finite_or_zero(float x) { return x == -INFINITY ? 0.0f : x; }
 
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 // The rows of a block and where their keys are listed.

@@ -1,5 +1,7 @@
 // The arithmetic of a tile of rows: scores, running soft-max and weighted values in the registers of warps.
 #pragma once
+#include <type_traits>
+
 #include "cuda/tree_attention_config.h"
 
 namespace tts::cuda {
@@ -67,7 +69,7 @@ struct Accumulator {
 // Operands of matrix products in 16 bits and the products.
 template <class T>
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  if constexpr (sizeof(T) == sizeof(BFloat16) && std::is_same<T, BFloat16>::value) ptx::multiply_bfloat16(c, a, b0, b1);
+  if constexpr (std::is_same<T, BFloat16>::value) ptx::multiply_bfloat16(c, a, b0, b1);
   else ptx::multiply_half(c, a, b0, b1);
 }
 

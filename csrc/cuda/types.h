@@ -15,6 +15,8 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
+constexpr unsigned kAllLanes = 0xffffffffu;
+
 // What one thread moves at a time: 16 bytes, aligned.
 struct alignas(16) Vec16 {
   uint32_t words[4];

@@ -7,7 +7,7 @@ import gates
 import pytest
 from gates import SOURCES, TARGETS, Gate
 
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
 # Every target and every kernel, each dtype and head_dim among them; few enough for a CI machine.
 COMPILED = [

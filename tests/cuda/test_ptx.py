@@ -1,6 +1,7 @@
 """The interpreter of PTX: what it computes and each number that it counts. Its rules are in test_ptx_rules.py."""
 
 import ctypes
+import shutil
 import struct
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from ptx import Allocation, Module, PtxError, compile_ptx, executor_callback
 from ptx.probing import PROBES, aligned, probes
+
+pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,45 @@ def test_bits(run):
         wanted += [byte[5] | byte[2] << 8 | byte[1] << 16 | byte[6] << 24, (both << 7) >> 32, both // 1000003 >> 3]
         wanted += [64 - (a << 20).bit_length(), a & b | ~a & 0xF0F0F0F0]
         assert got == [value & 0xFFFFFFFF for value in wanted]
+
+
+def is_rounded(got, exact, up):
+    """Whether got is the nearest float32 not below, or not above, exact."""
+    sign = 1 if up else -1
+    neighbours = np.nextafter(got, np.float32(-sign * np.inf))
+    return (sign * got.astype(np.float64) >= sign * exact).all() and (sign * neighbours < sign * exact).all()
+
+
+def test_instructions(run):
+    pairs = np.random.default_rng(0).integers(1, 2**32, (32, 2), np.uint32)
+    out = aligned(18 * 32, np.uint32)
+    run("instructions", pairs, out)
+    a, b = pairs.T.astype(np.int64)
+    lane = np.arange(32)
+    field, mask = a >> 5 & 511, 127 << 4
+    truths = [i for i in range(8) if 0xD8 >> i & 1]
+    by_table = sum((a if i & 4 else ~a) & (b if i & 2 else ~b) & (lane if i & 1 else ~lane) for i in truths)
+    last_bits = [int(x).bit_length() - 1 for x in a]
+    wanted = [field, np.where(field < 256, field, field - 512), b & ~mask | a << 4 & mask, last_bits, by_table]
+    wanted += [a + b, a + (a + b >> 32), a - b, a - (a < b)]
+    wanted += [(b << 32 | a) >> lane, abs(a - b) + 7, [a.min()] * 32, 100 + 100 * (a & 1)]
+    got = out.reshape(18, 32)
+    assert (got[:13] == np.array(wanted) & 2**32 - 1).all()
+    down, up, sum_down, with_nan, other = got[13:].view(np.float32)
+    x, y = a.astype(np.uint32).view(np.int32).astype(np.float32), b.astype(np.float32)
+    assert is_rounded(down, a / 3, up=False)
+    assert is_rounded(up, a / 3, up=True)
+    assert is_rounded(sum_down, x.astype(np.float64) + y, up=False)
+    assert np.isnan(with_nan).all()
+    assert (other == x).all()
+
+
+def test_local_memory(run):
+    x, out = aligned(32, np.int32), aligned(32, np.int32)
+    for n in (0, 1):
+        counts = run("local", x, out, n=n)
+        assert out.tolist() == ([-1] * 32 if n == 0 else [v + t % 8 for t, v in enumerate(x)])
+        assert counts.local >= 10 * 32 // 4
 
 
 @pytest.mark.parametrize("seed", [0, 1])

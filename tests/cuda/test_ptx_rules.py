@@ -1,8 +1,12 @@
 """The interpreter of PTX: each rule that it holds kernels to, by kernels that keep or break it."""
 
+import shutil
+
 import pytest
 from ptx import PtxError
 from ptx.probing import aligned, probes
+
+pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
 
 @pytest.fixture(scope="module")

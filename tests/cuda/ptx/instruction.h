@@ -9,7 +9,7 @@ enum class Op : uint16_t {
   kAbs, kActivemask, kAdd, kAddc, kAnd, kAtom, kBar, kBarred, kBarwarp, kBfe, kBfi, kBfind, kBra, kBrev, kBrx, kClz,
   kCnot, kCommit, kCopy, kCopysign, kCos, kCvt, kCvta, kDiv, kEx2, kExit, kFence, kFma, kLd, kLdmatrix, kLg2, kLop3,
   kMad, kMadc, kMatch, kMax, kMembar, kMin, kMma, kMov, kMul, kNanosleep, kNeg, kNot, kOr, kPack, kPopc, kPrefetch,
-  kPrmt, kRcp, kRed, kRedux, kRem, kRet, kRsqrt, kSad, kSelp, kSetp, kShf, kShfl, kShl, kShr, kSin, kSlct, kSqrt, kSt,
+  kPrmt, kRcp, kRed, kRedux, kRem, kRet, kRsqrt, kSad, kSelp, kSetp, kShf, kShfl, kShl, kShr, kSin, kSqrt, kSt,
   kSub, kSubc, kTanh, kTestp, kTrap, kUnpack, kVote, kWait, kXor,
 };
 enum class Type : uint8_t {

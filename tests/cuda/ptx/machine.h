@@ -15,7 +15,7 @@ constexpr uint32_t kAllLanes = 0xFFFFFFFF;
 // Where generic addresses of these spaces start: far from any address of the host's memory.
 constexpr uint64_t kSharedWindow = uint64_t(1) << 60, kLocalWindow = uint64_t(2) << 60;
 constexpr uint64_t kParamWindow = uint64_t(3) << 60;
-// Shared memory starts here, so that a null pointer is none of it.
+// Shared memory starts here (operands.py knows), so that a null pointer is none of it.
 constexpr uint64_t kSharedBase = 1024;
 
 // What a kernel may not do; lane is the first that did it, or -1.
@@ -24,7 +24,7 @@ struct Fault {
   int lane;
 };
 
-// Of one instruction. Mirrored by fields in module.py.
+// Of one instruction. counts.py has the same names.
 struct LineCounts {
   uint64_t executed, requests, sectors, bytes, wide, shared_requests, wavefronts, ideal_wavefronts, local;
 };
@@ -37,7 +37,7 @@ struct Traffic {
   uint64_t loads, stores, atomics;
 };
 
-// Everything the caller gives. Mirrored by _Launch in module.py.
+// Everything the caller gives. module.py reads the fields from here, as those of the structs above.
 struct Launch {
   const Instruction* code;
   const int32_t* targets;

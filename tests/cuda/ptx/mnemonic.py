@@ -17,7 +17,7 @@ _IGNORED = frozenset(
     | {"weak", "cg", "ca", "cs", "lu", "cv", "nc", "m8n8", "row", "col", "m16n8k16"}
 )
 _RENAMED = {"bar.sync": "bar", "barrier.sync": "bar", "bar.warp": "barwarp", "bar.red": "barred",
-            "cp.async": "copy"}  # fmt: skip
+            "cp.async": "copy", "brx.idx": "brx"}  # fmt: skip
 _WITH_VARIANT = {"setp", "atom", "red", "redux", "shfl", "vote", "match", "barred", "shf", "testp", "prmt"}
 
 

@@ -77,6 +77,46 @@ __global__ void bits_kernel(const ValueParams p) {
   for (int i = 0; i < 10; ++i) out[i * p.n] = results[i];
 }
 
+// in: pairs of uint32. What C++ has no word for, and nvcc or a later wrapper may emit.
+__global__ void instructions_kernel(const ValueParams p) {
+  const int t = int(threadIdx.x);
+  const uint32_t a = static_cast<const uint32_t*>(p.in)[2 * t], b = static_cast<const uint32_t*>(p.in)[2 * t + 1];
+  const float x = float(int(a)), y = float(b);
+  uint32_t r[13];
+  float f[5];
+  asm("bfe.u32 %0, %1, 5, 9;" : "=r"(r[0]) : "r"(a));
+  asm("bfe.s32 %0, %1, 5, 9;" : "=r"(r[1]) : "r"(a));
+  asm("bfi.b32 %0, %1, %2, 4, 7;" : "=r"(r[2]) : "r"(a), "r"(b));
+  asm("bfind.u32 %0, %1;" : "=r"(r[3]) : "r"(a));
+  asm("lop3.b32 %0, %1, %2, %3, 0xD8;" : "=r"(r[4]) : "r"(a), "r"(b), "r"(t));
+  asm("add.cc.u32 %0, %2, %3; addc.u32 %1, %2, 0;" : "=r"(r[5]), "=r"(r[6]) : "r"(a), "r"(b));
+  asm("sub.cc.u32 %0, %2, %3; subc.u32 %1, %2, 0;" : "=r"(r[7]), "=r"(r[8]) : "r"(a), "r"(b));
+  asm("shf.r.clamp.b32 %0, %1, %2, %3;" : "=r"(r[9]) : "r"(a), "r"(b), "r"(t));
+  asm("sad.u32 %0, %1, %2, 7;" : "=r"(r[10]) : "r"(a), "r"(b));
+  asm("redux.sync.min.u32 %0, %1, -1;" : "=r"(r[11]) : "r"(a));
+  asm("{ .reg .u32 at; and.b32 at, %1, 1; ways: .branchtargets even, odd; brx.idx at, ways;\n"
+      "even: mov.u32 %0, 100; bra.uni done; odd: mov.u32 %0, 200; done: }"
+      : "=r"(r[12])
+      : "r"(a));
+  asm("cvt.rz.f32.f64 %0, %1;" : "=f"(f[0]) : "d"(double(a) / 3));
+  asm("cvt.rp.f32.f64 %0, %1;" : "=f"(f[1]) : "d"(double(a) / 3));
+  asm("add.rm.f32 %0, %1, %2;" : "=f"(f[2]) : "f"(x), "f"(y));
+  asm("min.NaN.f32 %0, %1, 0f7FC00000;" : "=f"(f[3]) : "f"(x));
+  asm("max.f32 %0, %1, 0f7FC00000;" : "=f"(f[4]) : "f"(x));
+  uint32_t* out = static_cast<uint32_t*>(p.out) + t;
+  for (int i = 0; i < 13; ++i) out[i * 32] = r[i];
+  for (int i = 0; i < 5; ++i) out[(13 + i) * 32] = __float_as_uint(f[i]);
+}
+
+// An array that no registers hold.
+__global__ void local_kernel(const ValueParams p) {
+  const int t = int(threadIdx.x);
+  int values[8];
+  for (int i = 0; i < 8; ++i) values[i] = static_cast<const int*>(p.in)[t] + i;
+  values[(t + p.n) % 8] = -1;
+  static_cast<int*>(p.out)[t] = values[t % 8];
+}
+
 // A path of its own for each remainder, with a loop in one.
 __global__ void switch_kernel(const ValueParams p) {
   const int t = int(threadIdx.x), x = static_cast<const int*>(p.in)[t];
