@@ -8,9 +8,11 @@ comma := ,
 PIP := $(VENV)/bin/python -m pip
 SOURCES := $(shell find csrc setup.py pyproject.toml constraints.txt -type f)
 
-# How CUDA kernels run without a GPU: their sources with copies that land late or early, and nvcc's PTX where nvcc is.
-CUDA_MODES := late,early$(if $(shell command -v nvcc),$(comma)ptx)
-CUDA_TESTS := (late and not (float16 and tree_attention)) or (tree_attention and bfloat16)
+# How CUDA kernels run without a GPU: their sources with copies that land late (those for 9.0 and those for all) or early,
+# and nvcc's PTX where nvcc is.
+CUDA_MODES := late,late80,early$(if $(shell command -v nvcc),$(comma)ptx)
+CUDA_TESTS := (late and not late80 and not (float16 and tree_attention)) or (tree_attention and bfloat16) \
+	or (ptx and not tree_attention and not sample_children) or (ptx and hard_rows)
 
 .PHONY: demo test gates mutants gpu lint bench sanitize clean
 

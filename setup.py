@@ -2,7 +2,7 @@
 
 TTS_BUILD_EXT=0 builds neither: a pure-Python install with the reference and triton backends.
 The CUDA kernels are built where nvcc is found (PATH, CUDA_HOME): TTS_CUDA_ARCHS="80;90" for these compute capabilities,
-"native" for the GPUs of this machine, "" for none.
+"native" for the GPUs of this machine, "" for none. "90a" has what only Hopper can do, "90" the portable kernels.
 """
 
 import glob
@@ -41,7 +41,7 @@ KERNEL_FLAGS = [
 ]
 
 # Newest first; nvcc builds those that it knows, and the first also as PTX for what comes later.
-CUDA_ARCHS = "120;100;90;89;86;80"
+CUDA_ARCHS = "120;100;90a;89;86;80"
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Icsrc"]
 
 
@@ -56,16 +56,26 @@ def output_of(*command: str) -> str:
     return result.stdout
 
 
+def has_hopper() -> bool:
+    """Whether the GPUs of this machine are of compute capability 9.0."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return set(output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()) == {"9.0"}
+
+
 def arch_flags(nvcc: str, archs: str) -> list[str]:
-    """nvcc's options for a list like "90;80"."""
+    """nvcc's options for a list like "90a;80"."""
     if archs == "native":
-        return ["-arch=native"]
+        return ["-gencode=arch=compute_90a,code=sm_90a", "-DTTS_HOPPER"] if has_hopper() else ["-arch=native"]
     known = {line.strip().removeprefix("compute_") for line in output_of(nvcc, "--list-gpu-arch").splitlines()}
     wanted = [arch for arch in archs.split(";") if arch]
     if archs == CUDA_ARCHS:
-        wanted = [arch for arch in wanted if arch in known]
+        wanted = [arch for arch in wanted if arch.removesuffix("a") in known]
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in wanted]
-    return [*flags, f"-gencode=arch=compute_{wanted[0]},code=compute_{wanted[0]}"]
+    # What is for 9.0 alone must not be the PTX for what comes later.
+    newest = wanted[0].removesuffix("a")
+    macros = ["-DTTS_HOPPER"] if "90a" in wanted else []
+    return [*flags, f"-gencode=arch=compute_{newest},code=compute_{newest}", *macros]
 
 
 def cuda_objects(nvcc: str, archs: str, folder: str) -> list[str]:

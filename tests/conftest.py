@@ -25,7 +25,7 @@ def pytest_addoption(parser):
         "--cuda-sources",
         metavar="MODES",
         default="",
-        help="native ops run their CUDA kernels on the host: late,early,ptx,ptx-early (tests/cuda/README.md)",
+        help="native ops run their CUDA kernels on the host: late,late80,early,ptx,ptx-early (tests/cuda/README.md)",
     )
     parser.addoption("--all-mutants", action="store_true", help="also those that make test leaves out")
     parser.addoption("--cuda-overlay", metavar="DIRS", default="", help="with sources to take the place of csrc's")
@@ -44,7 +44,9 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    if "backend" in metafunc.fixturenames:
+    # A test may name its backends itself.
+    named = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "backend" in metafunc.fixturenames and not named:
         modes = metafunc.config.getoption("cuda_sources")
         metafunc.parametrize("backend", modes.split(",") if modes else BACKENDS, indirect=True)
 

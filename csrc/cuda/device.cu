@@ -10,6 +10,8 @@ int compute_capability() {
   return 10 * major + minor;
 }
 
+bool has_warpgroups() { return compute_capability() == 90; }
+
 const char* error_text(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
 
 }  // namespace tts::cuda

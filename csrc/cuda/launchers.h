@@ -18,6 +18,8 @@ int select_children(const SelectChildrenParams& p, Stream stream);
 
 // Of the current device: 80 for 8.0; 0 when there is none.
 int compute_capability();
+// Whether the current device has products of warpgroups, see ptx.h.
+bool has_warpgroups();
 const char* error_text(int code);
 
 }  // namespace tts::cuda

@@ -71,6 +71,81 @@ __device__ __forceinline__ void multiply_half(float (&c)[4], const uint32_t (&a)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Products of warpgroups, 128 threads that begin at a multiple of 128, exist in code for compute capability 9.0a only.
+#if defined(TTS_HOPPER)
+constexpr bool kBuiltForWarpgroups = true;
+#else
+constexpr bool kBuiltForWarpgroups = false;
+#endif
+// Whether what is being compiled is that code.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasWarpgroups = true;
+#else
+constexpr bool kHasWarpgroups = false;
+#endif
+
+// Ends the launch with an error.
+__device__ __forceinline__ void trap() { asm volatile("trap;"); }
+
+// What this thread has stored to shared memory, or copied there and waited for, is what products read that other
+// threads begin after a barrier.
+__device__ __forceinline__ void publish_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// The compiler must have written these registers by now and not read them before.
+template <int columns>
+__device__ __forceinline__ void hold(float (&c)[columns][4]) {
+#pragma unroll
+  for (int i = 0; i < columns; ++i)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(c[i][e])::"memory");
+}
+// To be called before products that add to c. From the first of them until wait_products() c is out of bounds.
+template <int columns>
+__device__ __forceinline__ void begin_products(float (&c)[columns][4]) {
+  hold(c);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits for all that was committed.
+template <int columns>
+__device__ __forceinline__ void wait_products(float (&c)[columns][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  hold(c);
+}
+
+// c = a b, or c += a b, over a warpgroup: a [64, 16], b [16, 64], c [64, 64], float32 sums. Warp w of it has rows 16w
+// to 16w + 15 of a and c, each 8 columns of c as multiply_bfloat16() has them. a and b are matrix descriptors of shared
+// memory: 16 elements of a row of a, and of a column of b, are neighbours. Another a is in registers, as that of
+// multiply_bfloat16() is; then neighbours in b are those of a row.
+#define TTS_FOUR(c) "+f"((c)[0]), "+f"((c)[1]), "+f"((c)[2]), "+f"((c)[3])
+#define TTS_SUMS(c)                                                                                           \
+  TTS_FOUR((c)[0]), TTS_FOUR((c)[1]), TTS_FOUR((c)[2]), TTS_FOUR((c)[3]), TTS_FOUR((c)[4]), TTS_FOUR((c)[5]), \
+      TTS_FOUR((c)[6]), TTS_FOUR((c)[7])
+#define TTS_PRODUCT(type)                                                                                 \
+  "{\n.reg .pred add;\nsetp.ne.b32 add, %32, 0;\n"                                                        \
+  "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                             \
+  " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21," \
+  " %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define TTS_MULTIPLY_WARPGROUP(name, type)                                                          \
+  __device__ __forceinline__ void name(float(*c)[4], uint64_t a, uint64_t b, bool add) {            \
+    asm volatile(TTS_PRODUCT(type) "%33, %34, add, 1, 1, 0, 0;\n}"                                  \
+                 : TTS_SUMS(c)                                                                      \
+                 : "r"(int(add)), "l"(a), "l"(b)                                                    \
+                 : "memory");                                                                       \
+  }                                                                                                 \
+  __device__ __forceinline__ void name(float(*c)[4], const uint32_t(&a)[4], uint64_t b, bool add) { \
+    asm volatile(TTS_PRODUCT(type) "{%33, %34, %35, %36}, %37, add, 1, 1, 1;\n}"                    \
+                 : TTS_SUMS(c)                                                                      \
+                 : "r"(int(add)), "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)                \
+                 : "memory");                                                                       \
+  }
+TTS_MULTIPLY_WARPGROUP(multiply_warpgroup_bfloat16, "bf16")
+TTS_MULTIPLY_WARPGROUP(multiply_warpgroup_half, "f16")
+#undef TTS_MULTIPLY_WARPGROUP
+#undef TTS_PRODUCT
+#undef TTS_SUMS
+#undef TTS_FOUR
+
 // Rounded to nearest, ties to even; `first` in the lower half.
 __device__ __forceinline__ uint32_t pack_bfloat16(float first, float second) {
   uint32_t both;

@@ -15,11 +15,13 @@ struct TreeAttentionWork {
 
 // Element: of queries, outputs and of the tiles that are multiplied. eight_bit: what pages hold. head_dim: 64, 128 or
 // 256, at least that of the call; the columns behind the call's are zeros. rows: matrix rows (row x query head of the
-// kv head) of the tallest tile: 16, 64, 128 or 256.
-template <class Element_, bool eight_bit, int head_dim, int rows>
+// kv head) of the tallest tile: 16, 64, 128 or 256. warpgroups: multiplies taller tiles than 16 by warpgroups, for
+// 16-bit elements, head_dim 64 and 128, 128 and 256 rows.
+template <class Element_, bool eight_bit, int head_dim, int rows, bool warpgroups = false>
 struct TreeAttentionConfig {
   using Element = Element_;
   static constexpr bool kEightBit = eight_bit, kTensorCores = sizeof(Element) == 2;
+  static constexpr bool kWarpgroups = warpgroups;
   static constexpr int kHeadDim = head_dim, kRows = rows;
   // Warps that have the same rows and keys and different columns of the output: an accumulator of 256 columns leaves
   // too few registers where products are unrolled in registers too.
@@ -28,8 +30,9 @@ struct TreeAttentionConfig {
   static constexpr int kColumns = head_dim / kColumnWarps;
   static constexpr int kRowBytes = head_dim * int(sizeof(Element));
   // Keys of a tile. As many as leave room for two stages beside the queries in 99 KB, what 8.6, 8.9 and 12.0 have;
-  // 8-bit tiles bring scales, for which 128 rows of 256 bytes leave no room.
-  static constexpr int kKeys = !kTensorCores ? 2048 / head_dim : head_dim > 128 || (eight_bit && rows == 128) ? 32 : 64;
+  // 8-bit tiles bring scales, for which 128 rows of 256 bytes leave no room. 9.0 has more.
+  static constexpr bool kCrowded = !warpgroups && (head_dim > 128 || (eight_bit && rows == 128));
+  static constexpr int kKeys = !kTensorCores ? 2048 / head_dim : kCrowded ? 32 : 64;
   // A tile is copied while the one before it is multiplied. More stages would cost blocks per multiprocessor.
   static constexpr int kStages = 2;
   static constexpr int kStoredBytes = eight_bit ? 1 : int(sizeof(Element));

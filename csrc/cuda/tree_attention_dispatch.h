@@ -17,11 +17,15 @@ inline int max_shared_bytes() {
 template <class T, int head_dim>
 constexpr int kTallest = sizeof(T) == 2 && head_dim <= 128 ? 128 : 64;
 
-template <class T, bool eight_bit, int head_dim>
+// Whether the library has products of warpgroups for these.
+template <class T, int head_dim>
+constexpr bool kForWarpgroups = ptx::kBuiltForWarpgroups && sizeof(T) == 2 && head_dim <= 128;
+
+template <class T, bool eight_bit, int head_dim, bool warpgroups>
 int run_with_rows(TreeAttentionWork& work, Stream stream) {
   constexpr int kTall = kTallest<T, head_dim>;
   using Low = TreeAttentionConfig<T, eight_bit, head_dim, 16>;
-  using Tall = TreeAttentionConfig<T, eight_bit, head_dim, kTall>;
+  using Tall = TreeAttentionConfig<T, eight_bit, head_dim, kTall, warpgroups>;
   const int64_t rows = work.p.max_unit_rows, group = work.group;
   const auto cut = [&](int matrix_rows) {
     const int64_t fitting = matrix_rows / group > 1 ? matrix_rows / group : 1;
@@ -40,7 +44,7 @@ int run_with_rows(TreeAttentionWork& work, Stream stream) {
   }
   if constexpr (kTall == 128) {
     // Eight warps instead of four: keys are read once for twice the rows.
-    using Taller = TreeAttentionConfig<T, eight_bit, head_dim, 256>;
+    using Taller = TreeAttentionConfig<T, eight_bit, head_dim, 256, warpgroups>;
     if (rows * group > 128 && SharedLayout<Taller>::bytes(256) <= max_shared_bytes()) {
       cut(256);
       return start_tree_attention<Taller>(work, stream);
@@ -50,11 +54,19 @@ int run_with_rows(TreeAttentionWork& work, Stream stream) {
   return start_tree_attention<Tall>(work, stream);
 }
 
+template <class T, bool eight_bit, int head_dim>
+int run_with_capability(TreeAttentionWork& work, Stream stream) {
+  if constexpr (kForWarpgroups<T, head_dim>) {
+    if (has_warpgroups()) return run_with_rows<T, eight_bit, head_dim, true>(work, stream);
+  }
+  return run_with_rows<T, eight_bit, head_dim, false>(work, stream);
+}
+
 template <class T, bool eight_bit>
 int run_with_head_dim(TreeAttentionWork& work, Stream stream) {
-  if (work.p.head_dim <= 64) return run_with_rows<T, eight_bit, 64>(work, stream);
-  if (work.p.head_dim <= 128) return run_with_rows<T, eight_bit, 128>(work, stream);
-  return run_with_rows<T, eight_bit, 256>(work, stream);
+  if (work.p.head_dim <= 64) return run_with_capability<T, eight_bit, 64>(work, stream);
+  if (work.p.head_dim <= 128) return run_with_capability<T, eight_bit, 128>(work, stream);
+  return run_with_capability<T, eight_bit, 256>(work, stream);
 }
 
 // Compiled in a file per type of queries.

@@ -46,17 +46,17 @@ __device__ __forceinline__ void store_pair(SharedTile tile, int row, int column,
 }
 
 // Rows that one warp has alone: from its registers to shared memory.
-template <class Config, int tiles>
+template <class Config, class Split>
 __device__ __forceinline__ void stage_rows(const TreeAttentionWork& work, const TilePlace& place,
-                                           const Accumulator<Config, tiles>& acc, unsigned char* shared, SharedTile to,
-                                           int first, int first_column) {
+                                           const Accumulator<Config, Split::kTiles>& acc, unsigned char* shared,
+                                           SharedTile to, int first, int first_column) {
   using Layout = SharedLayout<Config>;
-  const int lane = int(threadIdx.x) % 32;
+  const int lane = int(threadIdx.x % 32);
 #pragma unroll
-  for (int i = 0; i < tiles; ++i) {
+  for (int i = 0; i < Split::kTiles; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int matrix_row = first + i * 16 + h * 8 + lane / 4;
+      const int matrix_row = first + i * Split::kStep + h * 8 + lane / 4;
       const RowResult result = finish_row(work, place, matrix_row, acc.top[i][h], acc.total[i][h]);
       if (lane % 4 == 0 && first_column == 0) Layout::finished(shared)->lse[matrix_row] = result.lse;
 #pragma unroll

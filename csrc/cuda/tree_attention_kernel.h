@@ -6,6 +6,7 @@
 #include "cuda/launch.h"
 #include "cuda/tree_attention_join.h"
 #include "cuda/tree_attention_keys.h"
+#include "cuda/tree_attention_warpgroup.h"
 
 namespace tts::cuda {
 
@@ -36,8 +37,8 @@ __device__ __forceinline__ void attend_tile(const TreeAttentionWork& work, const
   using Layout = SharedLayout<Config>;
   constexpr int kKeysPerWarp = Config::kKeys / Split::kWarpsKeys;
   static_assert(kKeysPerWarp % width == 0 && Config::kStages == 2, "");
-  const int warp = int(threadIdx.x) / 32, key_tiles = (place.keys() + Config::kKeys - 1) / Config::kKeys;
-  const int first_row = warp % Split::kWarpsRows * Split::kTiles * 16, share = warp / Split::kWarpsRows;
+  const int warp = int(threadIdx.x / 32), key_tiles = (place.keys() + Config::kKeys - 1) / Config::kKeys;
+  const int first_row = Split::first_row(warp), share = warp / Split::kWarpsRows;
   static_assert(Split::kWarpsKeys == 1 || Config::kColumnWarps == 1, "warps share either keys or columns");
   const int first_key = Config::kColumnWarps > 1 ? 0 : share * kKeysPerWarp;
   const int first_column = Config::kColumnWarps > 1 ? share * Config::kColumns : 0;
@@ -48,22 +49,25 @@ __device__ __forceinline__ void attend_tile(const TreeAttentionWork& work, const
   finder.advance(slots[1], 1);
   const SharedTile queries = Layout::queries(shared, Split::kRows);
   copy_queries<Config>(work, place, queries);
-  const RowsOfThread<Split::kTiles> rows(work, place, first_row);
+  const RowsOfThread<Split::kTiles> rows(work, place, first_row, Split::kStep);
   Accumulator<Config, Split::kTiles> acc;
-  WarpTile<Config, Split::kTiles, width> math(work, queries, first_row, first_column);
+  const TileMath<Config, Split, width> math(work, queries, first_row, first_column);
   __syncthreads();
   if (key_tiles > 0) copy_tile(work, slots[0], shared, 0);
   ptx::commit_copies();
   for (int tile = 0; tile < key_tiles; ++tile) {
     const int stage = tile % 2, next = (tile + 1) % 2;
     ptx::wait_copies<0>();
-    // The tile is there for all, and all are done with the one before it.
+    // The tile came as threads store; products of warpgroups read in another way.
+    if (Config::kWarpgroups) ptx::publish_to_products();
+    // It is there for all, and all are done with the one before it.
     __syncthreads();
     if (tile + 1 < key_tiles) copy_tile(work, slots[(tile + 1) % Layout::kSlots], shared, next);
     ptx::commit_copies();
     finder.advance(slots[(tile + 2) % Layout::kSlots], tile + 2);
     if (Config::kEightBit) {
       unpack_tile<Config>(shared, stage, work.p.stored);
+      if (Config::kWarpgroups) ptx::publish_to_products();
       __syncthreads();
     }
     if (!computes) continue;
@@ -80,7 +84,7 @@ __device__ __forceinline__ void attend_tile(const TreeAttentionWork& work, const
   __syncthreads();
   const TilePlace again(work);
   if constexpr (Split::kWarpsKeys > 1) merge_warps<Config, Split::kWarpsKeys>(work, again, acc, shared);
-  else if (computes) stage_rows(work, again, acc, shared, queries, first_row, first_column);
+  else if (computes) stage_rows<Config, Split>(work, again, acc, shared, queries, first_row, first_column);
 }
 
 // Sixteen rows: the warps share the keys, as far as each gets enough to multiply.
@@ -105,12 +109,16 @@ __device__ __forceinline__ int fit_tile(const TreeAttentionWork& work, const Til
   } else if constexpr (Config::kRows >= 64) {
     constexpr int kMost = Config::kHeadDim > 128 ? 32 : 64, kWidth = Config::kKeys < kMost ? Config::kKeys : kMost;
     if (Config::kRows == 64 || wanted <= 64) {
-      attend_tile<Config, WarpSplit<4, 1, 1>, kWidth>(work, place, shared);
+      using Split = typename std::conditional<Config::kWarpgroups, WarpgroupSplit<1, 1>, WarpSplit<4, 1, 1>>::type;
+      attend_tile<Config, Split, kWidth>(work, place, shared);
       return 64;
     } else if constexpr (Config::kRows > 64) {
       // Two tiles of rows per warp use what they load of keys and values twice; scores of 32 keys then fit the
       // registers.
-      attend_tile<Config, WarpSplit<Config::kThreads / 32, 2, 1>, 32>(work, place, shared);
+      constexpr int kWarps = Config::kThreads / 32, kTwice = Config::kWarpgroups ? Config::kKeys : 32;
+      using Split =
+          typename std::conditional<Config::kWarpgroups, WarpgroupSplit<kWarps / 4, 2>, WarpSplit<kWarps, 2, 1>>::type;
+      attend_tile<Config, Split, kTwice>(work, place, shared);
     }
   }
   return Config::kRows;
@@ -119,13 +127,18 @@ __device__ __forceinline__ int fit_tile(const TreeAttentionWork& work, const Til
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     tree_attention_kernel(const __grid_constant__ TreeAttentionWork work) {
-  TTS_SHARED_MEMORY(shared);
-  const TilePlace place(work);
-  // A unit with fewer rows than others.
-  if (place.rows <= 0) return;
-  const int tile_rows = fit_tile<Config>(work, place, shared);
-  __syncthreads();
-  RowWriter<Config>(work, TilePlace(work), shared, tile_rows).write();
+  // Never started where its instructions are not.
+  if constexpr (Config::kWarpgroups && !ptx::kHasWarpgroups) {
+    ptx::trap();
+  } else {
+    TTS_SHARED_MEMORY(shared);
+    const TilePlace place(work);
+    // A unit with fewer rows than others.
+    if (place.rows <= 0) return;
+    const int tile_rows = fit_tile<Config>(work, place, shared);
+    __syncthreads();
+    RowWriter<Config>(work, TilePlace(work), shared, tile_rows).write();
+  }
 }
 
 // Launches the kernel for a type of queries, pages in 8 bits or not, and a head_dim of 64, 128 or 256.

@@ -2,7 +2,7 @@
 #pragma once
 #include <type_traits>
 
-#include "cuda/tree_attention_config.h"
+#include "cuda/tree_attention_plain.h"
 
 namespace tts::cuda {
 
@@ -12,21 +12,25 @@ template <int warps_rows, int tiles, int warps_keys>
 struct WarpSplit {
   static constexpr int kWarpsRows = warps_rows, kTiles = tiles, kWarpsKeys = warps_keys;
   static constexpr int kRows = warps_rows * tiles * 16, kWarps = warps_rows * warps_keys;
+  // From a row of a thread's tile to the same of its next tile.
+  static constexpr int kStep = 16;
+
+  static __device__ __forceinline__ int first_row(int warp) { return warp % warps_rows * tiles * 16; }
 };
 
-// What a thread knows of its matrix rows: row [i][h] is row g + 8h of the warp's tile i, g = lane / 4.
+// What a thread knows of its matrix rows: row [i][h] is row first + step * i + 8h + g, g = lane / 4.
 template <int tiles>
 struct RowsOfThread {
   int32_t row[tiles][2];  // of the plan, relative to the tile's first; -1 behind the last
   int32_t pos[tiles][2];
 
-  __device__ __forceinline__ RowsOfThread(const TreeAttentionWork& work, const TilePlace& place, int first) {
-    const int g = int(threadIdx.x) % 32 / 4;
+  __device__ __forceinline__ RowsOfThread(const TreeAttentionWork& work, const TilePlace& place, int first, int step) {
+    const int g = int(threadIdx.x % 32 / 4);
 #pragma unroll
     for (int i = 0; i < tiles; ++i) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int r = (first + i * 16 + h * 8 + g) / work.group;
+        const int r = (first + i * step + h * 8 + g) / work.group;
         row[i][h] = r < place.rows ? r : -1;
         pos[i][h] = r < place.rows ? work.p.row_pos[place.first_row + r] : -1;
       }
@@ -73,22 +77,22 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
   else ptx::multiply_half(c, a, b0, b1);
 }
 
-// A warp's work on `width` keys from `first_key` of a tile.
-template <class Config, int tiles, int width>
-class WarpTile {
-  using T = typename Config::Element;
-  static constexpr int kColumns = width / 8, kLineBytes = SharedTile::kLineBytes;
-  using Scores = float[tiles][kColumns][4];
-  using Acc = Accumulator<Config, tiles>;
+// Scores of keys 16k to 16k + 15 as the first operand of a product, in pairs of one register.
+template <class T, int columns>
+__device__ __forceinline__ void pack_weights(uint32_t (&w)[4], const float (&scores)[columns][4], int k) {
+#pragma unroll
+  for (int r = 0; r < 4; ++r) w[r] = pack<T>(scores[2 * k + r / 2][r % 2 * 2], scores[2 * k + r / 2][r % 2 * 2 + 1]);
+}
 
+// What is done to the scores of `tiles` tiles of rows, from the tile `first` of a thread on, and of `width` keys.
+template <class Config, int tiles, int width>
+class SoftMax {
  public:
-  __device__ __forceinline__ WarpTile(const TreeAttentionWork& work, SharedTile queries, int first_row,
-                                      int first_column)
-      : work_(work),
-        queries_(queries),
-        first_row_(first_row),
-        first_column_(first_column),
-        lane_(int(threadIdx.x) % 32) {
+  static constexpr int kColumns = width / 8;
+  using Scores = float[tiles][kColumns][4];
+
+  __device__ __forceinline__ explicit SoftMax(const TreeAttentionWork& work)
+      : work_(work), lane_(int(threadIdx.x % 32)) {
     const TreeAttentionParams& p = work.p;
     // Not 0: that times -inf would be NaN.
     unit_ = fmaxf((p.softcap > 0.0f ? p.softcap : p.scale) * kLog2E, 1.2e-38f);
@@ -98,22 +102,146 @@ class WarpTile {
 
   __device__ __forceinline__ float unit() const { return unit_; }
 
-  __device__ __forceinline__ void attend(Acc& acc, const RowsOfThread<tiles>& rows, const KeySlot<Config>& slot,
-                                         SharedTile keys, SharedTile values, int first_key) {
-    Scores scores = {};
-    multiply_queries(scores, keys, first_key);
+  // From products of queries and keys to what values are multiplied by.
+  template <int all>
+  __device__ __forceinline__ void weigh_values(Scores& scores, Accumulator<Config, all>& acc,
+                                               const RowsOfThread<all>& rows, const KeySlot<Config>& slot,
+                                               int first_key, int first) const {
     scale(scores, slot, first_key);
     bool whole = true;
     for (int i = first_key / 32; i <= (first_key + width - 1) / 32; ++i) whole &= slot.whole[i] != 0;
-    if (!whole) hide(scores, rows, slot, first_key);
-    soften(scores, acc);
+    if (!whole) hide(scores, rows, slot, first_key, first);
+    soften(scores, acc, first);
     if (Config::kEightBit) weigh(scores, slot.v_scale + first_key);
+  }
+
+ private:
+  // The scales of 8-bit keys, and the soft-cap; scores then are in units of unit_.
+  __device__ __forceinline__ void scale(Scores& scores, const KeySlot<Config>& slot, int first_key) const {
+    if (Config::kEightBit) weigh(scores, slot.k_scale + first_key);
+    if (work_.p.softcap == 0.0f) return;
+    const float factor = work_.p.scale / work_.p.softcap;
+#pragma unroll
+    for (int i = 0; i < tiles; ++i)
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n)
+        for (int e = 0; e < 4; ++e) scores[i][n][e] = tanhf(scores[i][n][e] * factor);
+  }
+
+  // Times a factor per key.
+  __device__ __forceinline__ void weigh(Scores& scores, const float* factors) const {
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float factor = factors[n * 8 + lane_ % 4 * 2 + e];
+#pragma unroll
+        for (int i = 0; i < tiles; ++i) scores[i][n][e] *= factor, scores[i][n][2 + e] *= factor;
+      }
+    }
+  }
+
+  // -inf for keys that a row does not see.
+  template <int all>
+  __device__ __forceinline__ void hide(Scores& scores, const RowsOfThread<all>& rows, const KeySlot<Config>& slot,
+                                       int first_key, int first) const {
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+      // Both at once: 16 bytes.
+      const auto pair = *reinterpret_cast<const Vec16*>(&slot.seen[first_key + n * 8 + lane_ % 4 * 2]);
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const auto pos = int32_t(pair.words[2 * e]);
+        const auto row_begin = int32_t(pair.words[2 * e + 1] & 0xffff), row_end = int32_t(pair.words[2 * e + 1] >> 16);
+#pragma unroll
+        for (int i = first; i < first + tiles; ++i) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int32_t row = rows.row[i][h], at = rows.pos[i][h];
+            const bool seen = row >= row_begin && row < row_end && pos <= at && at - pos < window_;
+            if (!seen) scores[i - first][n][2 * h + e] = -INFINITY;
+          }
+        }
+      }
+    }
+  }
+
+  // scores become exponentials relative to the running maximum, to which what is summed so far is brought.
+  template <int all>
+  __device__ __forceinline__ void soften(Scores& scores, Accumulator<Config, all>& acc, int first) const {
+#pragma unroll
+    for (int i = first; i < first + tiles; ++i) {
+      float fade[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float top = acc.top[i][h];
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) {
+          const float(&pairs)[4] = scores[i - first][n];
+          top = fmaxf(top, fmaxf(pairs[2 * h], pairs[2 * h + 1]));
+        }
+        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+        const float shift = finite_or_zero(top);
+        fade[h] = ptx::exp2_approx((acc.top[i][h] - shift) * unit_);
+        acc.top[i][h] = top;
+        float sum = 0.0f;
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& score = scores[i - first][n][2 * h + e];
+            // Rounded once, near its own size: a product of its own would be as wrong as the largest score is.
+            score = ptx::exp2_approx(fmaf(score, unit_, -shift * unit_));
+            sum += score;
+          }
+        }
+        acc.total[i][h] = acc.total[i][h] * fade[h] + sum;
+      }
+      // Maxima soon stop growing.
+      if (!__any_sync(kAllLanes, fade[0] != 1.0f || fade[1] != 1.0f)) continue;
+#pragma unroll
+      for (int j = 0; j < Config::kColumns / 8; ++j)
+        for (int e = 0; e < 4; ++e) acc.out[i][j][e] *= fade[e / 2];
+    }
+  }
+
+  const TreeAttentionWork& work_;
+  const int lane_;
+  // To base 2.
+  float unit_;
+  int32_t window_;
+};
+
+// A warp's work on `width` keys from `first_key` of a tile.
+template <class Config, int tiles, int width>
+class WarpTile : public SoftMax<Config, tiles, width> {
+  using T = typename Config::Element;
+  using Base = SoftMax<Config, tiles, width>;
+  using typename Base::Scores;
+  using Acc = Accumulator<Config, tiles>;
+  static constexpr int kColumns = Base::kColumns, kLineBytes = SharedTile::kLineBytes;
+
+ public:
+  __device__ __forceinline__ WarpTile(const TreeAttentionWork& work, SharedTile queries, int first_row,
+                                      int first_column)
+      : Base(work),
+        queries_(queries),
+        first_row_(first_row),
+        first_column_(first_column),
+        lane_(int(threadIdx.x % 32)) {}
+
+  __device__ __forceinline__ void attend(Acc& acc, const RowsOfThread<tiles>& rows, const KeySlot<Config>& slot,
+                                         SharedTile keys, SharedTile values, int first_key) const {
+    Scores scores = {};
+    multiply_queries(scores, keys, first_key);
+    this->weigh_values(scores, acc, rows, slot, first_key, 0);
     multiply_values(scores, acc, values, first_key);
   }
 
  private:
   // scores += q k
-  __device__ __forceinline__ void multiply_queries(Scores& scores, SharedTile keys, int first_key) {
+  __device__ __forceinline__ void multiply_queries(Scores& scores, SharedTile keys, int first_key) const {
     if constexpr (Config::kTensorCores) {
       const auto q_at = ptx::shared_address(queries_.chunk(first_row_ + lane_ % 16, lane_ / 16));
       const auto k_at = ptx::shared_address(keys.chunk(first_key + lane_ % 8 + lane_ / 16 * 8, lane_ / 8 % 2));
@@ -134,142 +262,19 @@ class WarpTile {
         }
       }
     } else {
-      multiply_queries_plainly(scores, keys, first_key);
-    }
-  }
-
-  // Without tensor cores: the same elements in the same registers. Sums of 16 products are summed: rounding grows with
-  // the longest chain of additions.
-  __device__ __forceinline__ void multiply_queries_plainly(Scores& scores, SharedTile keys, int first_key) {
-#pragma unroll 1
-    for (int d = 0; d < Config::kHeadDim; d += 16) {
-      Scores sums = {};
-#pragma unroll 1
-      for (int e = d; e < d + 16; ++e) add_products(sums, keys, first_key, e);
-#pragma unroll
-      for (int i = 0; i < tiles; ++i)
-#pragma unroll
-        for (int n = 0; n < kColumns; ++n)
-          for (int e = 0; e < 4; ++e) scores[i][n][e] += sums[i][n][e];
-    }
-  }
-
-  // Of column d of queries and keys.
-  __device__ __forceinline__ void add_products(Scores& sums, SharedTile keys, int first_key, int d) {
-    const int g = lane_ / 4, t = lane_ % 4;
-#pragma unroll
-    for (int i = 0; i < tiles; ++i) {
-      const float q0 = *queries_.element<float>(first_row_ + i * 16 + g, d);
-      const float q1 = *queries_.element<float>(first_row_ + i * 16 + g + 8, d);
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        const float k0 = *keys.element<float>(first_key + n * 8 + 2 * t, d);
-        const float k1 = *keys.element<float>(first_key + n * 8 + 2 * t + 1, d);
-        sums[i][n][0] = fmaf(q0, k0, sums[i][n][0]);
-        sums[i][n][1] = fmaf(q0, k1, sums[i][n][1]);
-        sums[i][n][2] = fmaf(q1, k0, sums[i][n][2]);
-        sums[i][n][3] = fmaf(q1, k1, sums[i][n][3]);
-      }
-    }
-  }
-
-  // The scales of 8-bit keys, and the soft-cap; scores then are in units of unit_.
-  __device__ __forceinline__ void scale(Scores& scores, const KeySlot<Config>& slot, int first_key) {
-    if (Config::kEightBit) weigh(scores, slot.k_scale + first_key);
-    if (work_.p.softcap == 0.0f) return;
-    const float factor = work_.p.scale / work_.p.softcap;
-#pragma unroll
-    for (int i = 0; i < tiles; ++i)
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n)
-        for (int e = 0; e < 4; ++e) scores[i][n][e] = tanhf(scores[i][n][e] * factor);
-  }
-
-  // Times a factor per key.
-  __device__ __forceinline__ void weigh(Scores& scores, const float* factors) {
-#pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float factor = factors[n * 8 + lane_ % 4 * 2 + e];
-#pragma unroll
-        for (int i = 0; i < tiles; ++i) scores[i][n][e] *= factor, scores[i][n][2 + e] *= factor;
-      }
-    }
-  }
-
-  // -inf for keys that a row does not see.
-  __device__ __forceinline__ void hide(Scores& scores, const RowsOfThread<tiles>& rows, const KeySlot<Config>& slot,
-                                       int first_key) {
-#pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-      // Both at once: 16 bytes.
-      const auto pair = *reinterpret_cast<const Vec16*>(&slot.seen[first_key + n * 8 + lane_ % 4 * 2]);
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const auto pos = int32_t(pair.words[2 * e]);
-        const auto row_begin = int32_t(pair.words[2 * e + 1] & 0xffff), row_end = int32_t(pair.words[2 * e + 1] >> 16);
-#pragma unroll
-        for (int i = 0; i < tiles; ++i) {
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int32_t row = rows.row[i][h], at = rows.pos[i][h];
-            const bool seen = row >= row_begin && row < row_end && pos <= at && at - pos < window_;
-            if (!seen) scores[i][n][2 * h + e] = -INFINITY;
-          }
-        }
-      }
-    }
-  }
-
-  // scores become exponentials relative to the running maximum, to which what is summed so far is brought.
-  __device__ __forceinline__ void soften(Scores& scores, Acc& acc) {
-#pragma unroll
-    for (int i = 0; i < tiles; ++i) {
-      float fade[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float top = acc.top[i][h];
-#pragma unroll
-        for (int n = 0; n < kColumns; ++n) top = fmaxf(top, fmaxf(scores[i][n][2 * h], scores[i][n][2 * h + 1]));
-        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-        const float shift = finite_or_zero(top);
-        fade[h] = ptx::exp2_approx((acc.top[i][h] - shift) * unit_);
-        acc.top[i][h] = top;
-        float sum = 0.0f;
-#pragma unroll
-        for (int n = 0; n < kColumns; ++n) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            float& score = scores[i][n][2 * h + e];
-            // Rounded once, near its own size: a product of its own would be as wrong as the largest score is.
-            score = ptx::exp2_approx(fmaf(score, unit_, -shift * unit_));
-            sum += score;
-          }
-        }
-        acc.total[i][h] = acc.total[i][h] * fade[h] + sum;
-      }
-      // Maxima soon stop growing.
-      if (!__any_sync(kAllLanes, fade[0] != 1.0f || fade[1] != 1.0f)) continue;
-#pragma unroll
-      for (int j = 0; j < Config::kColumns / 8; ++j)
-        for (int e = 0; e < 4; ++e) acc.out[i][j][e] *= fade[e / 2];
+      multiply_queries_plainly<Config::kHeadDim>(scores, queries_, first_row_, keys, first_key);
     }
   }
 
   // out += exponentials v
-  __device__ __forceinline__ void multiply_values(Scores& scores, Acc& acc, SharedTile values, int first_key) {
+  __device__ __forceinline__ void multiply_values(Scores& scores, Acc& acc, SharedTile values, int first_key) const {
     if constexpr (Config::kTensorCores) {
       const auto v_at = ptx::shared_address(values.chunk(first_key + lane_ % 16, lane_ / 16));
 #pragma unroll
       for (int k = 0; k < width / 16; ++k) {
         uint32_t w[tiles][4];
 #pragma unroll
-        for (int i = 0; i < tiles; ++i)
-#pragma unroll
-          for (int r = 0; r < 4; ++r)
-            w[i][r] = pack<T>(scores[i][2 * k + r / 2][r % 2 * 2], scores[i][2 * k + r / 2][r % 2 * 2 + 1]);
+        for (int i = 0; i < tiles; ++i) pack_weights<T>(w[i], scores[i], k);
 #pragma unroll
         for (int j = 0; j < Config::kHeadDim / 8; j += 2) {
           uint32_t v[4];
@@ -282,44 +287,12 @@ class WarpTile {
         }
       }
     } else {
-      multiply_values_plainly(scores, acc, values, first_key);
+      multiply_values_plainly(scores, acc.out, values, first_key, first_column_);
     }
   }
 
-  __device__ __forceinline__ void multiply_values_plainly(Scores& scores, Acc& acc, SharedTile values, int first_key) {
-#pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        // Unrolled further, loads of values would fill the registers.
-#pragma unroll 1
-        for (int t = 0; t < 4; ++t) {
-          const int key = first_key + n * 8 + t * 2 + e;
-#pragma unroll
-          for (int i = 0; i < tiles; ++i) {
-            const float w0 = __shfl_sync(kAllLanes, scores[i][n][e], lane_ / 4 * 4 + t);
-            const float w1 = __shfl_sync(kAllLanes, scores[i][n][2 + e], lane_ / 4 * 4 + t);
-#pragma unroll
-            for (int j = 0; j < Config::kColumns / 8; ++j) {
-              const float* v = values.element<float>(key, first_column_ + j * 8 + lane_ % 4 * 2);
-#pragma unroll
-              for (int c = 0; c < 2; ++c) {
-                acc.out[i][j][c] = fmaf(w0, v[c], acc.out[i][j][c]);
-                acc.out[i][j][2 + c] = fmaf(w1, v[c], acc.out[i][j][2 + c]);
-              }
-            }
-          }
-        }
-      }
-    }
-  }
-
-  const TreeAttentionWork& work_;
   const SharedTile queries_;
   const int first_row_, first_column_, lane_;
-  // To base 2.
-  float unit_;
-  int32_t window_;
 };
 
 }  // namespace tts::cuda

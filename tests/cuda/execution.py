@@ -24,7 +24,7 @@ from tts_kernels import _ext
 __all__ = ["Allocation", "Counts", "Execution", "KernelError", "Shim", "build", "load"]
 
 MAX_ALLOCATIONS = 64
-MODES = ("late", "early", "ptx", "ptx-early")
+MODES = ("late", "late80", "early", "ptx", "ptx-early")
 
 
 class KernelError(RuntimeError):
@@ -207,8 +207,9 @@ def _extent(tensor: torch.Tensor) -> int:
 class Execution(TorchDispatchMode):
     """While entered, each op of tts_kernels may touch its own tensors only, and a broken rule raises KernelError.
 
-    mode: when asynchronous copies land, "late" or "early"; "ptx" and "ptx-early" run what nvcc emitted instead of the
-    source. seed: 0 runs threads in order, else in a random one. count: fill in the counters of launches.
+    mode: when asynchronous copies and products land, "late" or "early"; "late80" is "late" with capability 80; "ptx"
+    and "ptx-early" run what nvcc emitted instead of the source, never products of warpgroups. seed: 0 runs threads in
+    order, else in a random one. count: fill in the counters of launches.
     interpreted: by kernel symbol, what the interpreter of the PTX counted.
     """
 
@@ -216,6 +217,8 @@ class Execution(TorchDispatchMode):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"Execution: mode must be one of {MODES}, got {mode!r}")
+        if mode == "late80":
+            mode, capability = "late", 80
         self.options = (mode, seed, count, capability)
         self.launches: list[Counts] = []
         self.interpreted: dict[str, ptx.Counts] = {}

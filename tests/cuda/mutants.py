@@ -9,13 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Compiles fewer attention kernels.
 SMALL = ROOT / "tests/cuda/small"
+# The same, multiplied by warpgroups. The interpreter of PTX does not know their products.
+SMALL_HOPPER = ROOT / "tests/cuda/small_hopper"
 
 
 @dataclass(frozen=True)
 class Mutant:
     """In csrc/cuda/``file`` the one occurrence of ``old`` becomes ``new``. test: what must turn red.
 
-    always: tried by make test, the others by make mutants.
+    always: tried by make test, the others by make mutants. kernels: what is compiled.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Mutant:
     new: str
     test: tuple[str, str]
     always: bool = True
+    kernels: Path = SMALL
 
     def overlay(self) -> Path:
         """A directory to be searched before csrc/, with the changed file."""
@@ -209,4 +212,24 @@ OTHERS = [
     ),
 ]
 
-MUTANTS = [*TREE_ATTENTION, *OTHERS]
+HOPPER = [
+    Mutant(
+        "descriptors step over 16 rows instead of 8",
+        "tree_attention_warpgroup.h",
+        "kEightRows = 8 * SharedTile::kLineBytes / 16",
+        "kEightRows = 16 * SharedTile::kLineBytes / 16",
+        ATTENTION,
+        always=False,
+        kernels=SMALL_HOPPER,
+    ),
+    Mutant(
+        "copies not published to products of warpgroups",
+        "tree_attention_kernel.h",
+        "    if (Config::kWarpgroups) ptx::publish_to_products();\n    // It is",
+        "    // It is",
+        ATTENTION,
+        kernels=SMALL_HOPPER,
+    ),
+]
+
+MUTANTS = [*TREE_ATTENTION, *OTHERS, *HOPPER]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from mutants import ATTENTION, CONFLICTS, MUTANTS, ROOT, SINKS, SMALL, TWICE
+from mutants import ATTENTION, CONFLICTS, MUTANTS, ROOT, SINKS, SMALL, SMALL_HOPPER, TWICE
 
 
 def outcome(test, mode, overlays):
@@ -25,10 +25,17 @@ def test_without_a_bug_they_pass(test, mode):
     assert done.returncode == 0, done.stdout
 
 
+def test_without_a_bug_warpgroups_pass():
+    done = outcome(ATTENTION, "late", [SMALL_HOPPER])
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("mode", ["late", "ptx"])
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_planted_bug_is_noticed(request, mutant, mode):
     if not mutant.always and not request.config.getoption("all_mutants"):
         pytest.skip("left to make mutants")
-    done = outcome(mutant.test, mode, [mutant.overlay(), SMALL])
+    if mode == "ptx" and mutant.kernels != SMALL:
+        pytest.skip("the interpreter of PTX has no products of warpgroups")
+    done = outcome(mutant.test, mode, [mutant.overlay(), mutant.kernels])
     assert done.returncode == 1, done.stdout + done.stderr

@@ -137,12 +137,13 @@ def test_tall_tiles(executed, capability):
     check_bytes(executed(arguments, capability)[1], call, capability)
 
 
+@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("rows", [1, 12, 70])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
-def test_no_bank_conflicts(executed, head_dim, rows):
+def test_no_bank_conflicts(executed, head_dim, rows, capability):
     """In the loop over keys: copies into shared memory and matrix loads out of it."""
     call, arguments = problem(balanced((1, rows), (90, 3)), (8, 2), torch.bfloat16, head_dim=head_dim)
-    launch = executed(arguments)[1]
+    launch = executed(arguments, capability)[1]
     assert call.rows == rows
     assert launch.matrix_requests > 0
     assert launch.conflicts == 0

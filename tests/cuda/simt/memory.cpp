@@ -163,6 +163,14 @@ const unsigned char* check_matrix_row(uint32_t row, const void* site) {
   return at;
 }
 
+const unsigned char* check_operand(uint32_t chunk) {
+  const unsigned char* at = block.shared + (chunk - kSharedBegin);
+  const uint32_t offset = check_shared(reinterpret_cast<uintptr_t>(at), Access::kLoad, 16, "wgmma");
+  shadow_touch(Access::kLoad, offset, 16);
+  shadow_expect_published(offset, 16);
+  return at;
+}
+
 uint32_t shared_address(const void* p) {
   const uintptr_t offset = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(block.shared);
   if (offset > kMaxSharedBytes) fail("shared_address: not an address of shared memory");

@@ -16,5 +16,7 @@ bool recording();
 void set_stacks(const unsigned char* begin, size_t bytes);
 // A row of 16 bytes for ldmatrix, by its address in shared memory; returns where it is.
 const unsigned char* check_matrix_row(uint32_t row, const void* site);
+// The same of 16 bytes that a product of a warpgroup reads, which its threads must have published.
+const unsigned char* check_operand(uint32_t chunk);
 
 }  // namespace simt

@@ -28,7 +28,10 @@ enum class Op : int {
   kLoadMatrices,
   kLoadTransposed,
   kMultiplyBFloat16,
-  kMultiplyHalf
+  kMultiplyHalf,
+  kProductBFloat16,
+  kProductHalf,
+  kWaitProducts
 };
 
 // What a lane brings to an operation of its warp, and takes away.
@@ -48,6 +51,17 @@ struct Copy {
   bool live;
 };
 
+// A thread's share of a product of its warpgroup. a: in shared memory, or in registers.
+struct Product {
+  float* c;
+  uint64_t a, b;
+  uint32_t registers[4];
+  bool a_is_shared, add, half;
+  // The first that is under way of those that add to c; what c was.
+  bool is_first;
+  float kept[32];
+};
+
 struct Fiber {
   Context context;
   Dim index;
@@ -59,6 +73,11 @@ struct Fiber {
   std::vector<Copy> copies;
   size_t landed;
   unsigned committed;
+  // That which the warpgroup is about to start, and those under way.
+  Product product;
+  std::vector<Product> products;
+  size_t products_committed;
+  bool products_begun;
 };
 
 struct Warp {
@@ -74,6 +93,9 @@ struct Block {
   Dim index, size, grid;
   unsigned threads, live, arrived;
   unsigned ready_warps;
+  // Of each warpgroup: how many threads wait for the others, and the first of them.
+  unsigned met[kMaxThreads / 128];
+  const Fiber* first_met[kMaxThreads / 128];
   unsigned char* shared;
   uint32_t shared_bytes;
   const void* params;
@@ -102,6 +124,8 @@ void note_race(const std::string& what);
 // The running thread stops until `release` names it.
 void block_current();
 void release(unsigned warp, unsigned lanes);
+// Those of a warpgroup that are under way.
+void forget_products(Fiber& f);
 unsigned random_number();
 const char* name_of(Op op);
 

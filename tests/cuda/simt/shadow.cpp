@@ -39,6 +39,9 @@ alignas(1024) unsigned char memory[kMaxSharedBytes];
 // When all lanes of a warp last met, and two of them.
 uint32_t all_met[kMaxThreads / kLanes], pair_met[kMaxThreads / kLanes][kLanes][kLanes];
 
+// When a thread last published what it wrote, and when it last did so before the last barrier.
+uint32_t published[kMaxThreads], settled[kMaxThreads];
+
 struct Toucher {
   unsigned thread, warp, lane;
 
@@ -115,6 +118,8 @@ void forget_everything() {
   memset(words, 0, sizeof words);
   memset(all_met, 0, sizeof all_met);
   memset(pair_met, 0, sizeof pair_met);
+  memset(published, 0, sizeof published);
+  memset(settled, 0, sizeof settled);
   now = 1;
 }
 
@@ -127,7 +132,10 @@ void shadow_start_block() {
   block_start = last_barrier = ++now;
 }
 
-void shadow_barrier() { last_barrier = ++now; }
+void shadow_barrier() {
+  last_barrier = ++now;
+  memcpy(settled, published, sizeof settled);
+}
 
 void shadow_sync_warp(unsigned warp, unsigned lanes) {
   ++now;
@@ -155,6 +163,18 @@ void shadow_touch(Access access, uint32_t offset, uint32_t size) {
 void shadow_start_copy(uint32_t offset, uint32_t size) {
   shadow_touch(Access::kStore, offset, size);
   for (uint32_t word = offset / 4; word < (offset + size) / 4; ++word) words[word].kind = Writer::kCopying;
+}
+
+void shadow_publish() { published[current->thread] = ++now; }
+
+void shadow_expect_published(uint32_t offset, uint32_t size) {
+  if (!kComplete) return;
+  for (uint32_t at = offset; at < offset + size; ++at) {
+    const Cell& c = words[at / 4].split ? bytes[at / 4][at % 4] : words[at / 4];
+    if (c.written >= settled[c.writer])
+      fail("a product reads shared memory at +" + std::to_string(at) + ", which thread " + std::to_string(c.writer) +
+           " wrote, without fence.proxy.async and a barrier between");
+  }
 }
 
 void shadow_land_copy(uint32_t offset, uint32_t size) {

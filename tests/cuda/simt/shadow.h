@@ -20,5 +20,8 @@ void shadow_touch(Access access, uint32_t offset, uint32_t size);
 // The running thread starts, or has waited for, a copy of whole words.
 void shadow_start_copy(uint32_t offset, uint32_t size);
 void shadow_land_copy(uint32_t offset, uint32_t size);
+// Products of warpgroups may read what the running thread wrote so far, once it is past a barrier.
+void shadow_publish();
+void shadow_expect_published(uint32_t offset, uint32_t size);
 
 }  // namespace simt

@@ -106,6 +106,7 @@ void start_fibers() {
     f.lane = t % kLanes;
     f.copies.clear();
     f.landed = f.committed = 0;
+    forget_products(f);
     // Stacks that start at the same place of a page would share few lines of the cache.
     start_context(f.context, 320 * (t % 64), fiber_main);
   }
@@ -273,6 +274,8 @@ int launch(void* kernel, void (*call)(void*, const void*), Dim grid, int threads
 namespace tts::cuda {
 
 int compute_capability() { return simt::options.capability; }
+// The interpreter of PTX does not know them.
+bool has_warpgroups() { return simt::options.capability == 90 && simt::executor == nullptr; }
 const char* error_text(int) { return simt::error.c_str(); }
 
 }  // namespace tts::cuda

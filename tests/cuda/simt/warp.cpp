@@ -139,7 +139,8 @@ void complete_multiply(Fiber* lanes, unsigned) {
 const char* name_of(Op op) {
   static const char* const kNames[] = {"__syncwarp",     "__shfl_sync",    "__shfl_xor_sync", "__shfl_down_sync",
                                        "__shfl_up_sync", "__ballot_sync",  "__any_sync",      "__all_sync",
-                                       "ldmatrix",       "ldmatrix.trans", "mma bf16",        "mma f16"};
+                                       "ldmatrix",       "ldmatrix.trans", "mma bf16",        "mma f16",
+                                       "wgmma bf16",     "wgmma f16",      "wgmma.wait_group"};
   return kNames[int(op)];
 }
 

@@ -21,6 +21,12 @@ void commit_copies();
 void wait_copies(int pending);
 Words load_matrices(uint32_t row, bool transposed);
 Floats multiply(Floats c, Words a, uint32_t b0, uint32_t b1, bool half);
+void publish_to_products();
+void begin_products();
+void commit_products();
+void wait_products();
+// c: 32 sums. registers: four, or null where a describes a matrix in shared memory.
+void multiply_warpgroup(float* c, const uint32_t* registers, uint64_t a, uint64_t b, bool add, bool half);
 uint16_t bfloat16_of(float x);
 uint16_t half_of(float x);
 float float_of_half(uint16_t bits);
@@ -65,6 +71,31 @@ SIMT_UNSEEN void multiply_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32
 }
 SIMT_UNSEEN void multiply_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   multiply(c, a, b0, b1, true);
+}
+
+constexpr bool kBuiltForWarpgroups = true, kHasWarpgroups = true;
+SIMT_UNSEEN void trap() { __builtin_trap(); }
+SIMT_UNSEEN void publish_to_products() { simt::publish_to_products(); }
+template <int columns>
+SIMT_UNSEEN void begin_products(float (&)[columns][4]) {
+  simt::begin_products();
+}
+SIMT_UNSEEN void commit_products() { simt::commit_products(); }
+template <int columns>
+SIMT_UNSEEN void wait_products(float (&)[columns][4]) {
+  simt::wait_products();
+}
+SIMT_UNSEEN void multiply_warpgroup_bfloat16(float (*c)[4], uint64_t a, uint64_t b, bool add) {
+  simt::multiply_warpgroup(c[0], nullptr, a, b, add, false);
+}
+SIMT_UNSEEN void multiply_warpgroup_bfloat16(float (*c)[4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  simt::multiply_warpgroup(c[0], a, 0, b, add, false);
+}
+SIMT_UNSEEN void multiply_warpgroup_half(float (*c)[4], uint64_t a, uint64_t b, bool add) {
+  simt::multiply_warpgroup(c[0], nullptr, a, b, add, true);
+}
+SIMT_UNSEEN void multiply_warpgroup_half(float (*c)[4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  simt::multiply_warpgroup(c[0], a, 0, b, add, true);
 }
 
 SIMT_UNSEEN uint32_t pack_bfloat16(float first, float second) {
