@@ -26,7 +26,7 @@ def test_without_a_bug_they_pass(test, mode):
 
 
 def test_without_a_bug_warpgroups_pass():
-    done = outcome(ATTENTION, "late", [SMALL_HOPPER])
+    done = outcome(ATTENTION, "late", [SMALL_HOPPER, SMALL])
     assert done.returncode == 0, done.stdout
 
 
@@ -35,7 +35,7 @@ def test_without_a_bug_warpgroups_pass():
 def test_a_planted_bug_is_noticed(request, mutant, mode):
     if not mutant.always and not request.config.getoption("all_mutants"):
         pytest.skip("left to make mutants")
-    if mode == "ptx" and mutant.kernels != SMALL:
+    if mode == "ptx" and mutant.warpgroups:
         pytest.skip("the interpreter of PTX has no products of warpgroups")
-    done = outcome(mutant.test, mode, [mutant.overlay(), mutant.kernels])
+    done = outcome(mutant.test, mode, [mutant.overlay(), *([SMALL_HOPPER] if mutant.warpgroups else []), SMALL])
     assert done.returncode == 1, done.stdout + done.stderr

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cuda/tree_attention_kernel.h"
+#include "cuda/tree_attention_products.h"
 
 namespace tts::cuda {
 
@@ -15,8 +16,8 @@ int run_tree_attention(TreeAttentionWork& work, Stream stream) {
     work.tile_rows = int32_t(work.p.invariant || rows > fitting ? fitting : rows);
     work.tiles = int32_t((rows + work.tile_rows - 1) / work.tile_rows);
     return work.p.stored == Stored::kSame
-               ? start_tree_attention<TreeAttentionConfig<BFloat16, false, 64, 128>>(work, stream)
-               : start_tree_attention<TreeAttentionConfig<BFloat16, true, 64, 128>>(work, stream);
+               ? start_tree_attention<TreeAttentionConfig<BFloat16, false, 64, 128, kBySmallWarpgroups>>(work, stream)
+               : start_tree_attention<TreeAttentionConfig<BFloat16, true, 64, 128, kBySmallWarpgroups>>(work, stream);
   }
   return 1;
 }

@@ -1,0 +1,4 @@
+#pragma once
+
+// tests/cuda/small_hopper has another.
+constexpr bool kBySmallWarpgroups = false;
