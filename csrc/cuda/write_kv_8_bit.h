@@ -90,7 +90,7 @@ __device__ __forceinline__ void write_page(const WriteKvParams& p, const Rows8& 
 
 // Row blockIdx.x, head blockIdx.y, keys or values by blockIdx.z.
 template <class T, class Codec>
-__global__ void __launch_bounds__(kWrite8Threads) write_kv_8_bit_kernel(const __grid_constant__ WriteKvParams p) {
+__global__ void __launch_bounds__(kWrite8Threads, 1) write_kv_8_bit_kernel(const __grid_constant__ WriteKvParams p) {
   TTS_SHARED_MEMORY(memory);
   auto* scratch = reinterpret_cast<float*>(memory);
   // Two calls, so that the compiler sees that each pointer is one of the kernel's arguments: global memory.

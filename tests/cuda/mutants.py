@@ -70,7 +70,14 @@ TREE_ATTENTION = [
         ATTENTION,
         always=False,
     ),
-    Mutant("window longer by one", "tree_attention_rows.h", "at - pos < window_", "at - pos <= window_", SINKS),
+    Mutant(
+        "window longer by one",
+        "tree_attention_rows.h",
+        "at - pos < window_",
+        "at - pos <= window_",
+        SINKS,
+        always=False,
+    ),
     Mutant(
         "sums keep their old maximum in the lower rows",
         "tree_attention_rows.h",
@@ -116,6 +123,7 @@ TREE_ATTENTION = [
         "const bool live = token >= 0 && column < row_bytes;",
         "const bool live = token >= -1 && column < row_bytes;",
         ATTENTION,
+        always=False,
     ),
     Mutant(
         "the counter of a joined row is not set back",
@@ -130,6 +138,7 @@ TREE_ATTENTION = [
         "fmaf(weight, element_of(values, e), sums[e] * fade)",
         "fmaf(fade, element_of(values, e), sums[e] * fade)",
         ATTENTION,
+        always=False,
     ),
 ]
 
@@ -137,7 +146,7 @@ OTHERS = [
     Mutant(
         "the last word of a page is left out",
         "copy_pages.cu",
-        "word < words; word += stride)",
+        "word < words; word += stride, always=False)",
         "word + 1 < words; word += stride)",
         ("tests/ops/test_copy_pages.py", "copies_the_pages"),
         always=False,
