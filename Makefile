@@ -10,7 +10,7 @@ SOURCES := $(shell find csrc setup.py pyproject.toml constraints.txt -type f)
 # The CUDA kernels without a GPU: their sources, with copies that land late (the kernels for 9.0, and those for all) or
 # early; and nvcc's PTX, of a few attention kernels, where nvcc is. A part of the op tests each.
 SOURCE_TESTS := (late and not late80 and not (float16 and tree_attention) and not (matches_reference and (1.7 or 0.3))) \
-	or (tree_attention and bfloat16 and (heads or scores or 8_bits or strided))
+	or (tree_attention and bfloat16 and (test_heads or 8_bits))
 PTX_TESTS := (tree_attention and bfloat16 and not head_dims) or hard_rows or not (tree_attention or sample_children)
 
 .PHONY: demo test gates mutants gpu lint bench sanitize clean

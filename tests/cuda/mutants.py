@@ -26,7 +26,7 @@ class Mutant:
     old: str
     new: str
     test: tuple[str, str]
-    always: bool = True
+    always: bool = False
     warpgroups: bool = False
 
     def overlay(self) -> Path:
@@ -68,7 +68,6 @@ TREE_ATTENTION = [
         "pos <= at && at - pos < window_",
         "pos < at && at - pos < window_",
         ATTENTION,
-        always=False,
     ),
     Mutant(
         "window longer by one",
@@ -76,7 +75,6 @@ TREE_ATTENTION = [
         "at - pos < window_",
         "at - pos <= window_",
         SINKS,
-        always=False,
     ),
     Mutant(
         "sums keep their old maximum in the lower rows",
@@ -84,7 +82,6 @@ TREE_ATTENTION = [
         "acc.out[i][j][e] *= fade[e / 2];",
         "acc.out[i][j][e] *= fade[0];",
         ATTENTION,
-        always=False,
     ),
     Mutant(
         "a total over two of four lanes",
@@ -92,7 +89,6 @@ TREE_ATTENTION = [
         "        total[i][h] += __shfl_xor_sync(kAllLanes, total[i][h], 2);\n",
         "",
         ATTENTION,
-        always=False,
     ),
     Mutant("swizzle left out", "tree_attention_config.h", "column_chunk % 8 ^ row % 8", "column_chunk % 8", CONFLICTS),
     Mutant(
@@ -101,6 +97,7 @@ TREE_ATTENTION = [
         "    ptx::wait_copies<0>();\n    // The tile",
         "    ptx::wait_copies<1>();\n    // The tile",
         ATTENTION,
+        always=True,
     ),
     Mutant(
         "no barrier between a tile and the next copy",
@@ -115,7 +112,6 @@ TREE_ATTENTION = [
         "int64_t(page_) * work_.p.kv_heads + place_.head : 0",
         "int64_t(page_) * work_.p.kv_heads : 0",
         ATTENTION,
-        always=False,
     ),
     Mutant(
         "tokens that nobody sees are read",
@@ -123,7 +119,6 @@ TREE_ATTENTION = [
         "const bool live = token >= 0 && column < row_bytes;",
         "const bool live = token >= -1 && column < row_bytes;",
         ATTENTION,
-        always=False,
     ),
     Mutant(
         "the counter of a joined row is not set back",
@@ -138,7 +133,6 @@ TREE_ATTENTION = [
         "fmaf(weight, element_of(values, e), sums[e] * fade)",
         "fmaf(fade, element_of(values, e), sums[e] * fade)",
         ATTENTION,
-        always=False,
     ),
 ]
 
@@ -146,10 +140,9 @@ OTHERS = [
     Mutant(
         "the last word of a page is left out",
         "copy_pages.cu",
-        "word < words; word += stride, always=False)",
+        "word < words; word += stride)",
         "word + 1 < words; word += stride)",
         ("tests/ops/test_copy_pages.py", "copies_the_pages"),
-        always=False,
     ),
     Mutant(
         "a part without keys spoils the row: zero times NaN",
@@ -157,7 +150,6 @@ OTHERS = [
         "if (!(weight > 0.0f)) continue;",
         "",
         ("tests/ops/test_merge_states.py", "matches_oracle"),
-        always=False,
     ),
     Mutant(
         "older tokens of a page are taken for multiples of the new scale",
@@ -172,6 +164,7 @@ OTHERS = [
         "      // Thread 0 has read the sums before.\n      __syncthreads();\n",
         "",
         ("tests/ops/test_score_steps.py", ""),
+        always=True,
     ),
     Mutant(
         "a whole share that rounding lifted becomes the next",
@@ -179,7 +172,6 @@ OTHERS = [
         "constexpr double kBelowRounding = 1.0 - 1e-12;",
         "constexpr double kBelowRounding = 1.0;",
         ("tests/ops/test_select_children.py", "brute_force"),
-        always=False,
     ),
     Mutant(
         "race: the thread that found the bin overwrites what the others still read",
@@ -187,7 +179,6 @@ OTHERS = [
         "if (level > 0) return needed;",
         "if (level > 0) return shared.need;",
         ("tests/ops/test_sample_children.py", "hard_rows or shapes"),
-        always=False,
     ),
     Mutant(
         "wrong Philox counter: noise from the words of independent draws",
@@ -195,6 +186,7 @@ OTHERS = [
         "uint32_t(token / 4), kNoise, 0}",
         "uint32_t(token / 4), kDraw, 0}",
         ("tests/ops/test_sample_children.py", "shapes_and_dtypes"),
+        always=True,
     ),
     Mutant(
         "the last tie of a cut is left out",
@@ -202,7 +194,6 @@ OTHERS = [
         "x == value && token <= last",
         "x == value && token < last",
         ("tests/ops/test_sample_children.py", "hard_rows"),
-        always=False,
     ),
     Mutant(
         "a thread that gave all it held away is not asked for more",
@@ -210,7 +201,6 @@ OTHERS = [
         "shared.again = may_know_more && held.is_empty();",
         "shared.again = false;",
         ("tests/ops/test_sample_children.py", "far_apart"),
-        always=False,
     ),
     Mutant(
         "wrong Philox counter: the second four tokens of a vector get the bound of the first",
@@ -218,7 +208,6 @@ OTHERS = [
         "uint32_t((at + four) / 4), kNoise, 0}",
         "uint32_t(at / 4), kNoise, 0}",
         ("tests/ops/test_sample_children.py", "flat_row"),
-        always=False,
     ),
 ]
 
@@ -229,7 +218,6 @@ HOPPER = [
         "kEightRows = 8 * SharedTile::kLineBytes / 16",
         "kEightRows = 16 * SharedTile::kLineBytes / 16",
         ATTENTION,
-        always=False,
         warpgroups=True,
     ),
     Mutant(
@@ -239,6 +227,7 @@ HOPPER = [
         "    // It is",
         ATTENTION,
         warpgroups=True,
+        always=True,
     ),
 ]
 
