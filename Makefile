@@ -34,7 +34,7 @@ test: $(VENV)/installed
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n 2 tests/triton
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n 2 -k triton tests/ops tests/test_invariance.py
 	$(VENV)/bin/python -m pytest -n 2 --cuda-sources late,late80,early -k '$(SOURCE_TESTS)' tests/ops
-	$(VENV)/bin/python -m pytest -n 2 --cuda-sources late tests/cuda/test_traffic.py
+	$(VENV)/bin/python -m pytest -n 2 --cuda-sources late tests/cuda/test_cuda_traffic.py
 	$(if $(shell command -v nvcc),$(VENV)/bin/python -m pytest -n 2 --cuda-sources ptx --cuda-overlay tests/cuda/small \
 		-k '$(PTX_TESTS)' tests/ops)
 

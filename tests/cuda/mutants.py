@@ -44,8 +44,8 @@ class Mutant:
 # A test file and which of its tests.
 ATTENTION = "tests/ops/test_tree_attention.py", "test_heads and bfloat16"
 SINKS = "tests/ops/test_tree_attention.py", "test_sinks and bfloat16"
-CONFLICTS = "tests/cuda/test_traffic.py", "conflicts and 64-"
-TWICE = "tests/cuda/test_traffic.py", "twice"
+CONFLICTS = "tests/cuda/test_cuda_traffic.py", "conflicts and 64-"
+TWICE = "tests/cuda/test_cuda_traffic.py", "twice"
 
 TREE_ATTENTION = [
     Mutant(
