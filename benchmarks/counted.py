@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from systems import OURS
 
-from tts_kernels import _ext
 from tts_kernels.accounting import Call
 from tts_kernels.ops.tree_attention import tree_attention
 from tts_kernels.plan import make_plan
@@ -27,7 +26,6 @@ def count(call: Call, page_size: int) -> dict[str, int]:
     from execution import Execution, load
 
     load()
-    _ext.runs_cuda_kernels = lambda device: True
     plan, group, dim = call.plan, call.shape.group, call.shape.head_dim
     pages = int(plan.pages[plan.pages < 2**31 - 1].max()) + 1
     k, v = torch.zeros(2, pages, 1, page_size, dim, dtype=torch.bfloat16)

@@ -29,13 +29,12 @@ int run_with_rows(TreeAttentionWork& work, Stream stream) {
   const int64_t rows = work.p.max_unit_rows, group = work.group;
   const auto cut = [&](int matrix_rows) {
     const int64_t fitting = matrix_rows / group > 1 ? matrix_rows / group : 1;
-    work.tile_rows = int32_t(rows < fitting ? rows : fitting);
+    work.tile_rows = int32_t(rows < fitting && !work.p.invariant ? rows : fitting);
     work.tiles = int32_t((rows + work.tile_rows - 1) / work.tile_rows);
   };
   if (work.p.invariant) {
     // Always the same kernel and the same tile.
-    work.tile_rows = int32_t(64 / group > 1 ? 64 / group : 1);
-    work.tiles = int32_t((rows + work.tile_rows - 1) / work.tile_rows);
+    cut(64);
     return start_tree_attention<Tall>(work, stream);
   }
   if (rows * group <= 16) {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from ptx.build import compile_to, with_includes
 
 ROOT = Path(__file__).resolve().parents[2]
 SIMT = ROOT / "tests/cuda/simt"
@@ -62,7 +61,7 @@ def build(sources: Iterable[Path] | None = None, *, ops: bool = True, sanitize: 
         objects = list(pool.map(_compile, plan, plan.values()))
     library = BUILD / _digest(*map(str, objects), *link) / "libtts_simt.so"
     if not library.exists():
-        _run(["g++", "-shared", "-Wl,-Bsymbolic-functions", *map(str, objects), *link], library)
+        compile_to(["g++", "-shared", "-Wl,-Bsymbolic-functions", *map(str, objects), *link], library)
     return library
 
 
@@ -75,33 +74,12 @@ def _torch_flags() -> tuple[list[str], list[str]]:
 
 
 def _compile(source: Path, flags: list[str]) -> Path:
-    texts = {path: path.read_text() for path in sorted(_with_includes(source))}
+    texts = {path: path.read_text() for path in sorted(with_includes(source, INCLUDE_DIRS))}
     output = BUILD / "objects" / f"{source.stem}-{_digest(str(source), *flags, *texts.values())}.o"
     if not output.exists():
-        _run(["g++", *(f"-I{folder}" for folder in INCLUDE_DIRS), *flags, "-c", str(source)], output)
+        compile_to(["g++", *(f"-I{folder}" for folder in INCLUDE_DIRS), *flags, "-c", str(source)], output)
     return output
-
-
-def _with_includes(source: Path, seen: set[Path] | None = None) -> set[Path]:
-    """The source and our own headers that it includes, directly or not."""
-    seen = set() if seen is None else seen
-    seen.add(source)
-    for name in re.findall(r'^#include "(.+)"', source.read_text(), re.MULTILINE):
-        found = [folder / name for folder in (source.parent, *INCLUDE_DIRS) if (folder / name).exists()]
-        if found and found[0].resolve() not in seen:
-            _with_includes(found[0].resolve(), seen)
-    return seen
 
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _run(command: list[str], output: Path) -> None:
-    """Run the command with -o output; several processes may do so at once."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.{os.getpid()}")
-    done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[:3000]}")
-    partial.replace(output)

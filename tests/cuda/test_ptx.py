@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ptx import Allocation, Module, PtxError, compile_ptx, executor_callback
-from ptx.probing import PROBES, aligned, probes
+from ptx.probing import PROBES, aligned, check_conversions, probes
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
@@ -184,16 +184,7 @@ def test_conversions(run):
     x = np.concatenate((spread(np.float32), np.array([0.0, np.inf, -np.inf, 65520, 2**-25, -126.5], np.float32)))
     out = aligned(4 * len(x), np.uint32)
     run("convert", x, out, n=len(x), blocks=len(x) // 256 + 1, threads=256)
-    bits = out.reshape(-1, 4)
-    with np.errstate(over="ignore"):
-        halves = x.astype(np.float16)
-        powers = np.exp2(x.astype(np.float64)).astype(np.float32)
-    assert (bits[:, 0].astype(np.uint16) == halves.view(np.uint16)).all()
-    bfloats = torch.from_numpy(x).bfloat16().view(torch.int16).numpy().view(np.uint16)
-    assert ((bits[:, 1] >> 16).astype(np.uint16) == bfloats).all()
-    assert (bits[:, 2].copy().view(np.float32) == halves.astype(np.float32)).all()
-    powers[powers < 2.0**-126] = 0
-    np.testing.assert_allclose(bits[:, 3].copy().view(np.float32), powers, rtol=3e-7)
+    check_conversions(x, out)
 
 
 @pytest.mark.parametrize(("mode", "first", "second"), [("early", 1, 2), ("late", 101, 102)])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from execution import Allocation, KernelError, Shim
+from ptx.probing import aligned, check_conversions
 from simt_build import SIMT, build
 
 
@@ -69,16 +70,6 @@ def test_address_sanitizer(probe, threads, message):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode == 0) == (message == ""), done.stderr
     assert message in done.stderr
-
-
-def aligned(size, dtype=np.float32):
-    """1, 2, 3, ... at an address that is a multiple of 128."""
-    width = np.dtype(dtype).itemsize
-    raw = np.zeros(size * width + 128, np.uint8)
-    begin = -raw.ctypes.data % 128
-    array = raw[begin : begin + size * width].view(dtype)
-    array[:] = np.arange(1, size + 1) % 30000
-    return array
 
 
 @pytest.mark.parametrize("mode", ["late", "early"])
@@ -242,16 +233,7 @@ def test_conversions(run):
     x = np.concatenate((np.array(special, np.float32), finite, spread))
     out = aligned(4 * len(x), np.uint32)
     run("convert", x, out, n=len(x), blocks=len(x) // 256 + 1, threads=256)
-    bits = out.reshape(-1, 4)
-    with np.errstate(over="ignore"):
-        halves = x.astype(np.float16)
-        powers = np.exp2(x.astype(np.float64)).astype(np.float32)
-    assert (bits[:, 0].astype(np.uint16) == halves.view(np.uint16)).all()
-    bfloats = torch.from_numpy(x).bfloat16().view(torch.int16).numpy().view(np.uint16)
-    assert ((bits[:, 1] >> 16).astype(np.uint16) == bfloats).all()
-    assert (bits[:, 2].copy().view(np.float32) == halves.astype(np.float32)).all()
-    powers[powers < 2.0**-126] = 0
-    np.testing.assert_allclose(bits[:, 3].copy().view(np.float32), powers, rtol=3e-7)
+    check_conversions(x, out)
 
 
 @pytest.mark.parametrize("seed", [0, 3])

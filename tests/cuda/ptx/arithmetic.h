@@ -4,6 +4,19 @@
 
 namespace tts::ptx {
 
+struct Add {
+  template <class T>
+  T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Sub {
+  template <class T>
+  T operator()(T a, T b) const {
+    return a - b;
+  }
+};
+
 // F()(a), F()(a, b) or F()(a, b, c) of type D, sources of type T.
 template <class F, class T, int sources, class D = T>
 void apply(Warp& w, const Instruction& in) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -51,10 +52,15 @@ def _made(command: list[str], inputs: list[Path], name: str) -> Path:
         digest.update(path.read_bytes())
     made = CACHE / digest.hexdigest()[:16] / name
     if not made.exists():
-        made.parent.mkdir(parents=True, exist_ok=True)
-        partial = made.with_suffix(".partial")
-        done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-        partial.rename(made)
+        compile_to(command, made)
     return made
+
+
+def compile_to(command: list[str], output: Path) -> None:
+    """Run the command with -o output; several processes may do so at once."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f"{output.name}.{os.getpid()}")
+    done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[:3000]}")
+    partial.replace(output)

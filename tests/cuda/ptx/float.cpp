@@ -8,18 +8,6 @@
 namespace tts::ptx {
 namespace {
 
-struct Add {
-  template <class T>
-  T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-struct Sub {
-  template <class T>
-  T operator()(T a, T b) const {
-    return a - b;
-  }
-};
 struct Mul {
   template <class T>
   T operator()(T a, T b) const {

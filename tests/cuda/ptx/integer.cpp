@@ -13,18 +13,6 @@ using Twice =
                        std::conditional_t<sizeof(T) == 4, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>,
                                           std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>>>;
 
-struct Add {
-  template <class T>
-  T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-struct Sub {
-  template <class T>
-  T operator()(T a, T b) const {
-    return a - b;
-  }
-};
 struct MulLow {
   template <class T>
   T operator()(T a, T b) const {

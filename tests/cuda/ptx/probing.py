@@ -7,6 +7,7 @@ import struct
 from typing import Any
 
 import numpy as np
+import torch
 
 from .build import CACHE, compile_ptx
 from .counts import Counts
@@ -67,3 +68,17 @@ def aligned(size: int, dtype: Any = np.float32) -> np.ndarray:
     array = raw[begin : begin + size * width].view(dtype)
     array[:] = np.arange(1, size + 1) % 30000
     return array
+
+
+def check_conversions(x: np.ndarray, out: np.ndarray) -> None:
+    """What the probe `convert` must make of float32 numbers: a half, a bfloat16, the half as a float, and 2^x."""
+    bits = out.reshape(-1, 4)
+    with np.errstate(over="ignore"):
+        halves = x.astype(np.float16)
+        powers = np.exp2(x.astype(np.float64)).astype(np.float32)
+    assert (bits[:, 0].astype(np.uint16) == halves.view(np.uint16)).all()
+    bfloats = torch.from_numpy(x).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    assert ((bits[:, 1] >> 16).astype(np.uint16) == bfloats).all()
+    assert (bits[:, 2].copy().view(np.float32) == halves.astype(np.float32)).all()
+    powers[powers < 2.0**-126] = 0
+    np.testing.assert_allclose(bits[:, 3].copy().view(np.float32), powers, rtol=3e-7)
