@@ -57,8 +57,7 @@ def walk(family, seed, page_size=4, backend=None):
     """Prompts, forks, several tokens at once, single tokens, releases: all logits met on the way."""
     model = tiny_model(family)
     tree_model = TreeModel(model, num_pages=300, page_size=page_size, backend=backend)
-    tree_model.pool.k.fill_(torch.nan)
-    tree_model.pool.v.fill_(torch.nan)
+    tree_model.pool.pages.fill_(torch.nan)
     leaves = Leaves(tree_model, np.random.default_rng(seed))
     seen = []
     with tree_model.attached():
@@ -143,7 +142,7 @@ def test_models_that_cannot_be_served():
     model._supports_attention_backend = False
     with pytest.raises(TypeError, match="LlamaForCausalLM does not use the attention interface"):
         TreeModel(model)
-    with pytest.raises(ValueError, match="kv_bytes must hold one page"):
+    with pytest.raises(ValueError, match="kv_bytes must be at least one frame"):
         TreeModel(tiny_model(), kv_bytes=10)
     with pytest.raises(ValueError, match="num_pages must be positive, got 0"):
         TreeModel(tiny_model(), num_pages=0)

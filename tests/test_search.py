@@ -8,7 +8,7 @@ from models import VOCAB, dense_logits, tiny_model
 from tts_kernels import _ext
 from tts_kernels.decoder import Decoder
 from tts_kernels.run import Run
-from tts_kernels.scorers import StepSoftmaxPrm
+from tts_kernels.scorers import Prm
 from tts_kernels.search import Problem, RunStats, Sampling
 from tts_kernels.strategies import Beam, BestOfN, Greedy
 from tts_kernels.tree import State
@@ -22,6 +22,9 @@ GOOD, BAD = 20, 21
 SHORT = Sampling(temperature=1.0, max_step_tokens=6, max_tokens=18)
 
 
+REWARD_MODEL = tiny_model("qwen2", seed=5)
+
+
 def make_problems(count, seed=0):
     rng = np.random.default_rng(seed)
     return [Problem(f"p{i}", rng.integers(2, VOCAB, rng.integers(1, 12)).tolist()) for i in range(count)]
@@ -30,8 +33,8 @@ def make_problems(count, seed=0):
 def make_decoder(
     *, pages=400, prm_pages=None, page_size=4, backend=None, aggregate="last", family="llama", max_rows=64
 ):
-    prm = StepSoftmaxPrm(
-        tiny_model("qwen2", seed=5),
+    prm = Prm.inline(
+        REWARD_MODEL,
         good_id=GOOD,
         bad_id=BAD,
         tag_id=SEPARATORS[0],
@@ -56,9 +59,8 @@ def poison_free_pages(pool, held):
     """NaN into every page that no held node's path runs through."""
     free = torch.ones(pool.num_pages, dtype=torch.bool)
     for node in held:
-        free[torch.from_numpy(pool.forest.page_table(node)).long()] = False
-    pool.k[:, free] = torch.nan
-    pool.v[:, free] = torch.nan
+        free[torch.from_numpy(pool.forest.page_table(node)).long() // pool.forest.page_stride] = False
+    pool.pages[free] = torch.nan
 
 
 class CheckedRun(Run):
@@ -97,7 +99,7 @@ class CheckedRun(Run):
             path = path + part.tokens + ([SEPARATORS[0]] if part.cut else [])
             if part.cut:
                 judged[-1] += 1
-        model = self.scorer.model.model
+        model = REWARD_MODEL
         model.set_attn_implementation("eager")
         logits = torch.stack([dense_logits(model, [path[:end]])[0, [GOOD, BAD]] for end in judged])
         model.set_attn_implementation("tts_kernels")
@@ -171,10 +173,11 @@ def test_out_of_pages_means_fewer_problems_at_once():
     assert outline(results) == expected
     assert sum(result.stats.restarts for result in results) > 0
     assert tight.policy.forest.free_pages == 62
-    tight = make_decoder(pages=400, prm_pages=75, max_rows=512)
-    results = list(tight.search(problems, Beam(8, 4), SHORT))
+    tight, stats = make_decoder(pages=400, prm_pages=75, max_rows=512), RunStats()
+    results = list(tight.search(problems, Beam(8, 4), SHORT, stats=stats))
     assert outline(results) == expected
-    assert sum(result.stats.restarts for result in results) > 0
+    # The reward model scores a few problems at a time, and reads again what it gave up for that.
+    assert stats.scorer["spilled_pages"] > 0 and stats.scorer["recomputed_tokens"] > 0
     tight.scorer.check()
 
 

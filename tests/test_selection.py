@@ -4,7 +4,7 @@ import pytest
 from tts_kernels.answers import canonical, extract_answer, same_answer
 from tts_kernels.selection import Candidate, select_answer
 from tts_kernels.separator import StepDetector
-from tts_kernels.tree import SearchTree, child_key, root_key
+from tts_kernels.tree import Problem, SearchTree, child_key, root_key
 
 
 def candidate(answer, score, finished=True):
@@ -101,7 +101,7 @@ def test_keys_depend_on_seed_problem_and_path():
 
 
 def test_tree_check_sees_damage():
-    tree = SearchTree("p", [5], seed=0)
+    tree = SearchTree(Problem("p", [5]), [5], seed=0)
     child, _ = tree.add_children(tree.root, 2)
     tree.check()
     child.start += 1

@@ -16,7 +16,7 @@ def extract_answer(text: str) -> str | None:
     The last ``\boxed{...}``; else the sentence behind the last "answer is", "answer:" or "####"; else what follows the
     last "="; else the last number. Numbers lose thousands separators and trailing zeros.
     """
-    boxed = _last_boxed(text)
+    boxed = last_boxed(text)
     if boxed is not None:
         return canonical(boxed)
     stated = _STATED.findall(text)
@@ -48,7 +48,8 @@ def same_answer(got: str | None, gold: str) -> bool:
     return bool(verify(parse(f"${gold}$"), parse(f"${got}$")))
 
 
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
+    r"""What the last ``\boxed{...}`` holds; None without one or when its brace is never closed."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None

@@ -41,10 +41,7 @@ def _load(model: str, scorer: str, separator: str, dtype: str, **options: Any) -
     except OSError as error:
         raise ValueError(f"--model {model}: {error}") from error
     aggregate = options.pop("aggregate")
-    scorer_options = {key: options[key] for key in ("backend", "kv_bytes", "page_size")}
-    if scorer != "logprob":
-        scorer_options["dtype"] = torch_dtype
-    loaded = load_scorer(scorer, aggregate=aggregate, **scorer_options)
+    loaded = load_scorer(scorer, aggregate=aggregate, dtype=torch_dtype, backend=options["backend"])
     return Decoder(policy, tokenizer, scorer=loaded, separator=separator, **options)
 
 
@@ -53,11 +50,12 @@ def _with_chat(problems: list[Problem], tokenizer: Any) -> list[Problem]:
     if not getattr(tokenizer, "chat_template", None):
         return problems
 
-    def ids(problem: Problem) -> list[int]:
+    def templated(problem: Problem) -> Problem:
         turn = [{"role": "user", "content": problem.prompt}]
-        return tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+        return replace(problem, prompt=ids, question=str(problem.prompt))
 
-    return [replace(problem, prompt=ids(problem)) for problem in problems]
+    return [templated(problem) for problem in problems]
 
 
 def _run(
@@ -103,7 +101,7 @@ def search(
     limit: Annotated[int | None, typer.Option(help="only the first problems")] = None,
     dtype: str = "float32",
     backend: Annotated[str | None, typer.Option(help="reference, triton or native; else the best that runs")] = None,
-    kv_bytes: Annotated[int, typer.Option(help="memory for KV, of each model")] = 1 << 30,
+    kv_bytes: Annotated[int, typer.Option(help="memory for KV, of both models together")] = 1 << 30,
     page_size: int = 16,
     max_rows: Annotated[int, typer.Option(help="rows alive at once, over all problems")] = 1024,
 ) -> None:

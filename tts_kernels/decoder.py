@@ -8,9 +8,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from tts_kernels.backends import Backend
-from tts_kernels.hf import TreeModel
+from tts_kernels.hf import TreeModel, kv_layout
+from tts_kernels.kv_pool import KVMemory, fitting_page_size
 from tts_kernels.run import Run
-from tts_kernels.scorers import LogProbScorer, Scorer
+from tts_kernels.scorers import LogProbScorer, PolicySide, Scorer
 from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
 from tts_kernels.selection import SELECTIONS, Selection
 from tts_kernels.separator import StepDetector
@@ -23,7 +24,7 @@ class Decoder:
     model: an unmodified causal LM of transformers. tokenizer: needed for prompts given as text and for answers;
     without one, prompts are token ids and ``separator`` is a list of token ids. separator: what ends a step.
     eos_ids: what ends a solution, by default the model's own. max_rows: problems join while their budgets sum to no
-    more. pool: sizes of the policy's pool (``num_pages`` or ``kv_bytes``, ``page_size``).
+    more. kv_bytes, or num_pages: memory for KV, shared with the scorer's model unless that has a pool of its own.
     """
 
     def __init__(
@@ -36,12 +37,20 @@ class Decoder:
         eos_ids: Iterable[int] | None = None,
         max_rows: int = 1024,
         backend: Backend | None = None,
-        **pool: Any,
+        kv_bytes: int = 1 << 30,
+        num_pages: int | None = None,
+        page_size: int = 16,
+        invariant: bool = False,
     ) -> None:
-        self.policy = TreeModel(model, backend=backend, **pool)
         self.tokenizer = tokenizer
         self.scorer: Scorer = scorer or LogProbScorer()
         self.backend = backend
+        layouts = [kv_layout(model, page_size)]
+        if self.scorer.kv_layout is not None:
+            layouts.append(fitting_page_size(layouts[0], self.scorer.kv_layout))
+        memory = KVMemory(layouts, kv_bytes, model.device, num_pages)
+        pools = [memory.pool(layout, backend) for layout in layouts]
+        self.policy = TreeModel(model, pool=pools[0], backend=backend, invariant=invariant)
         self.max_rows = max_rows
         vocab_size = model.get_output_embeddings().weight.shape[0]
         if isinstance(separator, str):
@@ -51,13 +60,8 @@ class Decoder:
         else:
             self.detector = StepDetector.from_ids(separator, vocab_size)
         self.eos_ids = frozenset(_default_eos(model) if eos_ids is None else eos_ids)
-        self._check_vocab()
-
-    def _check_vocab(self) -> None:
-        """Token ids go from policy to reward model unchanged, so both must mean the same by them."""
-        theirs = getattr(self.scorer, "vocab", None)
-        if theirs is not None and self.tokenizer is not None and theirs != self.tokenizer.get_vocab():
-            raise ValueError("Decoder: scorer must share the policy's tokenizer, got another vocabulary")
+        shared = pools[1] if len(pools) > 1 else None
+        self.scorer.bind(PolicySide(tokenizer, separator, self.eos_ids, shared))
 
     def search(
         self,
@@ -76,6 +80,11 @@ class Decoder:
         """
         if select not in SELECTIONS:
             raise ValueError(f"Decoder.search: select must be one of {', '.join(SELECTIONS)}, got {select!r}")
+        if select == "weighted" and not self.scorer.bounded:
+            raise ValueError(
+                "Decoder.search: select must be majority or best for a scorer whose scores are no probabilities, got "
+                "'weighted'; or load it with activation='sigmoid'"
+            )
         run = Run(self, strategy, sampling or Sampling(), select, stats or RunStats())
         tokenized = [(problem, run.tokenize(problem)) for problem in problems]
         ids = [problem.id for problem, _ in tokenized]

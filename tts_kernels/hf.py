@@ -18,7 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from tts_kernels.accounting import Call, TrafficMeter
 from tts_kernels.backends import Backend
-from tts_kernels.kv_pool import KVPool
+from tts_kernels.kv_pool import KVLayout, KVMemory, KVPool
 from tts_kernels.ops.tree_attention import tree_attention
 from tts_kernels.ops.write_kv import write_kv
 from tts_kernels.plan import Plan, make_plan
@@ -79,8 +79,7 @@ def tree_attention_forward(
         raise ValueError(f"{name}: tree attention has no dropout, got {dropout}; call model.eval()")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     tree_cache.layers.append(layer)
-    pool = tree_cache.pool
-    k_pages, v_pages = pool.k[layer], pool.v[layer]
+    k_pages, v_pages = tree_cache.pool.layer(layer)
     write_kv(
         key[0].transpose(0, 1), value[0].transpose(0, 1), k_pages, v_pages, tree_cache.slots, backend=tree_cache.backend
     )
@@ -102,13 +101,31 @@ def tree_attention_forward(
 AttentionInterface.register(ATTENTION_NAME, tree_attention_forward)
 
 
-class TreeModel:
-    """A causal LM and its pool of pages: feeds tokens to the nodes of a forest.
+def kv_layout(model: PreTrainedModel, page_size: int = 16) -> KVLayout:
+    """What the model keeps of a token. Raises TypeError for a model without the attention interface of transformers."""
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"TreeModel: model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    if not getattr(model, "_supports_attention_backend", False):
+        raise TypeError(f"TreeModel: {type(model).__name__} does not use the attention interface of transformers")
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    return KVLayout(
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        page_size=page_size,
+        dtype=model.dtype,
+    )
 
+
+class TreeModel:
+    """A causal model and its pool of pages: feeds tokens to the nodes of a forest.
+
+    num_pages, or kv_bytes: size of a pool of its own. pool: one that shares its memory with others instead.
     invariant: a token's result has the same bits whatever else is fed in the same call, at the price of more reads.
 
     The model's weights, code and config stay as they are; inside ``with tree_model.attached():`` its attention is ours.
-    Raises TypeError for a model that is not a causal LM with the attention interface of transformers.
+    Raises TypeError for a model without the attention interface of transformers.
     """
 
     def __init__(
@@ -118,34 +135,23 @@ class TreeModel:
         num_pages: int | None = None,
         kv_bytes: int = 1 << 30,
         page_size: int = 16,
+        pool: KVPool | None = None,
         backend: Backend | None = None,
         invariant: bool = False,
     ) -> None:
-        if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"TreeModel: model must be a transformers PreTrainedModel, got {type(model).__name__}")
-        if not getattr(model, "_supports_attention_backend", False):
-            raise TypeError(f"TreeModel: {type(model).__name__} does not use the attention interface of transformers")
-        config = model.config.get_text_config()
-        heads = config.num_attention_heads
-        layout: dict[str, Any] = {
-            "num_layers": config.num_hidden_layers,
-            "num_kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-            "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
-            "page_size": page_size,
-            "dtype": model.dtype,
-            "device": model.device,
-            "backend": backend,
-        }
-        if num_pages is None:
-            page_bytes = 2 * layout["num_layers"] * layout["num_kv_heads"] * layout["head_dim"] * page_size
-            num_pages = kv_bytes // (page_bytes * torch.finfo(model.dtype).bits // 8)
-            if num_pages < 1:
-                raise ValueError(f"TreeModel: kv_bytes must hold one page of {page_bytes} values, got {kv_bytes} bytes")
+        layout = kv_layout(model, page_size if pool is None else pool.page_size)
+        if pool is None:
+            pool = KVMemory([layout], kv_bytes, model.device, num_pages).pool(layout, backend)
+        elif pool.layout != layout:
+            raise ValueError(f"TreeModel: pool must be of layout {layout}, got {pool.layout}")
         self.model = model
         self.backend = backend
-        self.pool = KVPool(num_pages=num_pages, **layout)
+        self.pool = pool
+        config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", 0) or 2**31 - 1)
-        self.attention_shape = AttentionShape(heads, layout["num_kv_heads"], layout["head_dim"], model.dtype)
+        self.attention_shape = AttentionShape(
+            config.num_attention_heads, layout.num_kv_heads, layout.head_dim, model.dtype
+        )
         self.invariant = invariant
         self.num_params = sum(p.numel() for p in model.parameters())
         self.meter = TrafficMeter()
@@ -158,8 +164,8 @@ class TreeModel:
     @property
     def flops(self) -> int:
         """Floating-point operations so far: 2 per parameter and token, and 4 per query head, dimension and key seen."""
-        layers, *_, head_dim = self.pool.k.shape
-        attention = 4 * self.attention_shape.q_heads * head_dim * layers * self.meter.attended
+        layout = self.pool.layout
+        attention = 4 * self.attention_shape.q_heads * layout.head_dim * layout.num_layers * self.meter.attended
         return 2 * self.num_params * self.meter.tokens + attention
 
     def counters(self) -> dict[str, int]:
@@ -169,7 +175,7 @@ class TreeModel:
         queries, results and partial results; the same with ``_floor`` (the least possible), ``_unshared`` (every path
         by itself), ``_cascade`` (level by level) and ``_hugging_face`` (caches concatenated and expanded).
         """
-        meter, layers, moved = self.meter, self.pool.k.shape[0], self.meter.moved
+        meter, layers, moved = self.meter, self.pool.layout.num_layers, self.meter.moved
         counted = {
             "calls": meter.calls,
             "tokens": meter.tokens,
@@ -239,9 +245,10 @@ class TreeModel:
             use_cache=False,
             tree_cache=cache,
         )
-        if sorted(cache.layers) != list(range(self.pool.k.shape[0])):
+        layers = self.pool.layout.num_layers
+        if sorted(cache.layers) != list(range(layers)):
             name = type(self.model).__name__
-            raise TypeError(f"TreeModel: {name} has {self.pool.k.shape[0]} layers, attention ran for {cache.layers}")
+            raise TypeError(f"TreeModel: {name} has {layers} layers, attention ran for {cache.layers}")
         return output
 
     def _plan(self, nodes: np.ndarray, counts: np.ndarray) -> Plan:

@@ -1,6 +1,11 @@
-"""One pool of KV pages for all layers of a model, and the forest that says who owns which page."""
+"""Memory for the KV pages of one model, or of several that share it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import lcm
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,53 +17,117 @@ from tts_kernels.backends import Backend
 from tts_kernels.ops.copy_pages import copy_pages
 
 
-class KVPool:
-    """Keys and values of every node of a forest.
+@dataclass(frozen=True)
+class KVLayout:
+    """What a model keeps of a token, and how many tokens a page has."""
 
-    ``k`` and ``v``: [num_layers, num_pages, num_kv_heads, page_size, head_dim]. ``forest`` is the compiled page table:
-    node ids, lengths, slots. Memory is not initialised; kernels read only what was written.
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    page_size: int = 16
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "num_kv_heads", "head_dim", "page_size"):
+            size = getattr(self, name)
+            expect("KVLayout", size > 0, name, "positive", size)
+
+    @property
+    def slab_bytes(self) -> int:
+        """Bytes of one page's keys, or values, in one layer."""
+        return self.num_kv_heads * self.page_size * self.head_dim * self.dtype.itemsize
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page: keys and values of all layers."""
+        return 2 * self.num_layers * self.slab_bytes
+
+
+class KVMemory:
+    """Memory that several models share: frames, each of which holds one page of any of them.
+
+    kv_bytes, or num_pages: how much. Who needs a page takes a free frame, so memory is divided by need from call to
+    call. A frame is as large as the largest page among ``layouts``. Memory is not initialised; kernels read only what was written.
+    Raises ValueError when not even one frame fits.
     """
 
     def __init__(
         self,
-        *,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
-        num_pages: int,
-        page_size: int = 16,
-        dtype: torch.dtype = torch.float32,
+        layouts: Sequence[KVLayout],
+        kv_bytes: int,
         device: torch.device | str = "cpu",
-        backend: Backend | None = None,
+        num_pages: int | None = None,
     ) -> None:
-        sizes = {
-            "num_layers": num_layers,
-            "num_kv_heads": num_kv_heads,
-            "head_dim": head_dim,
-            "num_pages": num_pages,
-            "page_size": page_size,
-        }
-        for name, size in sizes.items():
-            expect("KVPool", size > 0, name, "positive", size)
-        shape = (num_layers, num_pages, num_kv_heads, page_size, head_dim)
-        self.k: Tensor = torch.empty(shape, dtype=dtype, device=device)
-        self.v: Tensor = torch.empty(shape, dtype=dtype, device=device)
-        self.forest = _ext.host().Forest(num_pages, page_size)
+        self.frame_bytes = _frame_bytes(layouts)
+        count = kv_bytes // self.frame_bytes if num_pages is None else num_pages
+        expect("KVMemory", num_pages is None or count > 0, "num_pages", "positive", num_pages)
+        expect("KVMemory", count > 0, "kv_bytes", f"at least one frame of {self.frame_bytes} bytes", kv_bytes)
+        self.frames = _ext.host().Frames(count)
+        self.bytes: Tensor = torch.empty(count * self.frame_bytes, dtype=torch.uint8, device=device)
+
+    def pool(self, layout: KVLayout, backend: Backend | None = None) -> KVPool:
+        """A pool of pages of this layout, one of those that the memory was made for."""
+        return KVPool(self, layout, backend)
+
+
+def _frame_bytes(layouts: Sequence[KVLayout]) -> int:
+    # Twice: copy_pages moves a frame as two halves.
+    unit = 2 * lcm(*(layout.slab_bytes for layout in layouts))
+    return -(-max(layout.page_bytes for layout in layouts) // unit) * unit
+
+
+def fitting_page_size(layout: KVLayout, other: KVLayout, sizes: Sequence[int] = (8, 16, 32, 64)) -> KVLayout:
+    """``other`` with the page size that wastes least of the frames it shares with ``layout``."""
+
+    def cost(candidate: KVLayout) -> float:
+        frame = _frame_bytes([layout, candidate])
+        return frame / layout.page_bytes * (frame / candidate.page_bytes)
+
+    candidates = [replace(other, page_size=size) for size in sizes]
+    return min(candidates, key=lambda c: (cost(c), abs(c.page_size - layout.page_size)))
+
+
+class KVPool:
+    """Keys and values of every node of a forest.
+
+    ``forest`` is the compiled page table: node ids, lengths, slots. Frame f of the memory is page ``f * stride``.
+    ``pages``: [num_pages, stride, num_kv_heads, page_size, head_dim], all that a frame holds: keys of layer l at 2 * l,
+    values behind them, perhaps unused room at the end.
+    """
+
+    def __init__(self, memory: KVMemory, layout: KVLayout, backend: Backend | None = None) -> None:
+        expect(
+            "KVPool",
+            memory.frame_bytes % layout.slab_bytes == 0 and memory.frame_bytes >= layout.page_bytes,
+            "layout",
+            f"one that the memory's frames of {memory.frame_bytes} bytes were made for",
+            layout,
+        )
+        self.memory = memory
+        self.layout = layout
         self.backend = backend
+        stride = memory.frame_bytes // layout.slab_bytes
+        self.forest: Any = _ext.host().Forest(memory.frames, layout.page_size, stride)
+        shape = (layout.num_kv_heads, layout.page_size, layout.head_dim)
+        values = memory.bytes.view(layout.dtype)
+        self.pages: Tensor = values.view(memory.frames.count, stride, *shape)
+        slabs = values.view(-1, *shape)
+        # Where layer l finds the pages of the plan: page p is slab p behind the layer's own first one.
+        self._layers = [(slabs[k:-1], slabs[k + 1 :]) for k in range(0, 2 * layout.num_layers, 2)]
+        halves = values.view(1, -1, 1, 1, memory.frame_bytes // 2 // layout.dtype.itemsize)
+        self._halves = halves[:, :-1], halves[:, 1:]
 
     @property
     def num_pages(self) -> int:
-        return self.k.shape[1]
+        return self.forest.num_pages
 
     @property
     def page_size(self) -> int:
-        return self.k.shape[3]
+        return self.layout.page_size
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of K and V of one token, all layers."""
-        num_layers, _, num_kv_heads, _, head_dim = self.k.shape
-        return 2 * num_layers * num_kv_heads * head_dim * self.k.element_size()
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Key and value pages of a layer, [*, num_kv_heads, page_size, head_dim], indexed by the forest's pages."""
+        return self._layers[index]
 
     def fork(self, nodes: np.ndarray, widths: np.ndarray, keep: bool = False) -> np.ndarray:
         """Give node i ``widths[i]`` children that share its full pages; partial pages are copied, all layers at once.
@@ -69,12 +138,7 @@ class KVPool:
         """
         children, src, dst = self.forest.fork(nodes, widths, keep)
         if len(src):
-            device = self.k.device
-            copy_pages(
-                self.k,
-                self.v,
-                torch.from_numpy(src).to(device),
-                torch.from_numpy(dst).to(device),
-                backend=self.backend,
-            )
+            device, stride = self.pages.device, self.forest.page_stride
+            first, second = (torch.from_numpy(2 * (pages // stride)).to(device) for pages in (src, dst))
+            copy_pages(*self._halves, first, second, backend=self.backend)
         return children

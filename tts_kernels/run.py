@@ -3,73 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from tts_kernels import _ext
-from tts_kernels.answers import same_answer
+from tts_kernels.admission import Admission, Row, Search
 from tts_kernels.ops.sample_children import sample_children
-from tts_kernels.search import Problem, RunStats, Sampling, SearchResult, SearchStats
-from tts_kernels.selection import Selection, collect_candidates, select_answer
-from tts_kernels.strategies import Decision, Strategy
-from tts_kernels.tree import Node, SearchTree, State
+from tts_kernels.scorers import Scores
+from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
+from tts_kernels.selection import Selection
+from tts_kernels.strategies import Allocation, Decision, Strategy, allocate
+from tts_kernels.tree import Node, State
 
 if TYPE_CHECKING:
     from tts_kernels.decoder import Decoder
 
-T = TypeVar("T")
 
-
-@dataclass(eq=False)
-class _Search:
-    """One problem under way. ``kv``: forest node of every tree node that may still be expanded.
-
-    The last token of a node is never in the pool: it is fed when the node is expanded, together with its siblings'.
-    """
-
-    problem: Problem
-    tree: SearchTree
-    stats: SearchStats
-    kv: dict[int, int] = field(default_factory=dict)
-    alive: bool = True
-
-
-@dataclass(eq=False)
-class _Row:
-    """One node that is growing: its forest node and the state of its separator automaton."""
-
-    search: _Search
-    node: Node
-    kv: int
-    whole: bool = False
-    detector_state: int = 0
-
-
-class Run:
-    """One call of Decoder.search: who is in the forest, and the rounds they play."""
+class Run(Admission):
+    """One call of Decoder.search: the rounds that the problems play."""
 
     def __init__(
         self, decoder: Decoder, strategy: Strategy, sampling: Sampling, select: Selection, stats: RunStats
     ) -> None:
-        self.decoder = decoder
-        self.policy = decoder.policy
-        self.scorer = decoder.scorer
+        super().__init__(decoder, strategy, sampling, select)
         self.strategy = strategy
-        self.sampling = sampling
-        self.select: Selection = select
         self.stats = stats
-        self.waiting: deque[tuple[Problem, list[int], int]] = deque()
-        self.active: list[_Search] = []
-        self.failed: list[SearchResult] = []
-        self.out_of_pages: type[Exception] = _ext.host().OutOfPages
-        self.ended: list[_Row] = []
-        # How many problems may run at once. Where pages run short the limit falls, and rises as problems finish.
-        self.limit = self.most_active = max(1, decoder.max_rows // strategy.budget)
+        self.ended: list[Row] = []
         self.max_length = min(self.policy.context_length, self.scorer.context_length - 1)
         self.before = (self.policy.counters(), self.scorer.counters())
 
@@ -102,97 +63,38 @@ class Run:
                 for search in self.active:
                     self.leave(search)
 
-    # --- who is in the forest
-
-    def admit(self) -> None:
-        """Let waiting problems in, first come first served: all the prompts that fit are fed together."""
-        joining: list[_Search] = []
-        while self.waiting and len(self.active) + len(joining) < self.most_active:
-            problem, prompt, restarts = self.waiting.popleft()
-            tree = SearchTree(problem.id, prompt, self.sampling.seed)
-            joining.append(_Search(problem, tree, SearchStats(restarts=restarts)))
-        while joining:
-            try:
-                self.prefill(joining)
-                self.active += joining
-                return
-            except self.out_of_pages as error:
-                last = joining.pop()
-                if joining or self.active:
-                    self.waiting.appendleft((last.problem, last.tree.root.tokens, last.stats.restarts))
-                    self.most_active = max(1, len(self.active) + len(joining))
-                else:
-                    self.failed.append(self.result(last, str(error)))
-
-    def prefill(self, searches: list[_Search]) -> None:
-        """Feed the prompts, all but the last token of each; on OutOfPages nothing is left behind."""
-        forest = self.policy.forest
-        roots = forest.add_roots(len(searches))
-        prompts = [search.tree.root.tokens[:-1] for search in searches]
-        counts = np.array([len(prompt) for prompt in prompts], np.int32)
-        try:
-            self.policy.hidden(roots, np.concatenate(prompts), counts, np.empty(0, np.int64))
-            self.scorer.add([search.tree for search in searches])
-        except BaseException:
-            forest.release(roots)
-            raise
-        for search, root, count in zip(searches, roots.tolist(), counts.tolist(), strict=True):
-            search.kv[0] = root
-            search.stats.prompt_tokens += count
-
-    def leave(self, search: _Search) -> None:
-        """Give back everything the search holds."""
-        search.alive = False
-        self.active.remove(search)
-        self.policy.forest.release(np.array(list(search.kv.values()), np.int32))
-        search.kv.clear()
-        self.scorer.drop(search.tree)
-
-    def with_room(self, rows: list[_Row], primitive: Callable[[list[_Row]], T]) -> tuple[list[_Row], T | None]:
-        """Run an all-or-nothing primitive; while pages are short, put off the problem that came last."""
-        while rows := [row for row in rows if row.search.alive]:
-            try:
-                return rows, primitive(rows)
-            except self.out_of_pages as error:
-                victim = self.active[-1]
-                self.leave(victim)
-                if self.active:
-                    self.most_active = len(self.active)
-                    self.waiting.appendleft((victim.problem, victim.tree.root.tokens, victim.stats.restarts + 1))
-                else:
-                    self.failed.append(self.result(victim, str(error)))
-        return [], None
-
     # --- one round: every active problem makes one move
 
     def play_round(self) -> list[SearchResult]:
-        decisions = [(search, self.strategy.decide(search.tree)) for search in self.active]
+        self.decide([search for search in self.active if search.decision is None])
+        moves = [(search, search.decision) for search in self.active if search.decision]
         done = []
-        for search, decision in decisions:
+        for search, decision in moves:
+            search.decision = None
             self.prune(search, decision.release)
             if not decision.expand:
                 done.append(self.result(search))
                 self.leave(search)
         self.most_active = min(self.most_active + len(done), self.limit)
-        self.grow(self.expand([pair for pair in decisions if pair[1].expand]))
+        self.grow(self.expand([pair for pair in moves if pair[1].expand]))
         self.judge()
         done += self.failed
         self.failed = []
         return done
 
-    def prune(self, search: _Search, nodes: list[Node]) -> None:
+    def prune(self, search: Search, nodes: list[Node]) -> None:
         self.policy.forest.release(np.array([search.kv.pop(node.id) for node in nodes], np.int32))
         self.scorer.release(search.tree, nodes)
         for node in nodes:
             node.state = State.PRUNED
 
-    def expand(self, decisions: list[tuple[_Search, Decision]]) -> list[_Row]:
+    def expand(self, decisions: list[tuple[Search, Decision]]) -> list[Row]:
         """Feed the last token of every node to be expanded, draw the first tokens of all its children, fork."""
         parents, widths = [], {}
         for search, decision in decisions:
             # Depth-first order lets neighbours in the tree share their prefix in the plan.
             for node, width in sorted(decision.expand, key=lambda pair: pair[0].path):
-                row = _Row(search, node, search.kv[node.id], whole=decision.whole)
+                row = Row(search, node, search.kv[node.id], whole=decision.whole)
                 parents.append(row)
                 widths[row] = width
         parents, logits = self.with_room(parents, self.feed_last)
@@ -200,7 +102,7 @@ class Run:
             return []
         fed = list(parents)
 
-        def fork(rows: list[_Row]) -> np.ndarray:
+        def fork(rows: list[Row]) -> np.ndarray:
             counts = np.array([widths[row] for row in rows], np.int32)
             return self.policy.pool.fork(np.array([row.kv for row in rows], np.int32), counts)
 
@@ -218,14 +120,14 @@ class Run:
             row.search.stats.rounds = max(row.search.stats.rounds, row.node.depth + 1)
             for child in row.search.tree.add_children(row.node, widths[row]):
                 kv = row.search.kv[child.id] = next(kvs)
-                children.append(_Row(row.search, child, kv, whole=row.whole))
+                children.append(Row(row.search, child, kv, whole=row.whole))
         return self.take(children, tokens, log_probs)
 
-    def feed_last(self, rows: list[_Row]) -> torch.Tensor:
+    def feed_last(self, rows: list[Row]) -> torch.Tensor:
         nodes = np.array([row.kv for row in rows], np.int32)
         return self.policy.logits(nodes, np.array([row.node.tokens[-1] for row in rows]))
 
-    def draw(self, rows: list[_Row], logits: torch.Tensor, widths: list[int]) -> tuple[list[int], list[float]]:
+    def draw(self, rows: list[Row], logits: torch.Tensor, widths: list[int]) -> tuple[list[int], list[float]]:
         """One token per child, at random as the key of the node that draws and the token's place in the path say."""
         device, s = logits.device, self.sampling
         tokens, log_probs = sample_children(
@@ -243,11 +145,11 @@ class Run:
         )
         return tokens.tolist(), log_probs.tolist()
 
-    def take(self, rows: list[_Row], tokens: list[int], log_probs: list[float]) -> list[_Row]:
+    def take(self, rows: list[Row], tokens: list[int], log_probs: list[float]) -> list[Row]:
         """Give every row its token. Returns the rows that go on growing; the others await their judgement."""
         before = np.array([row.detector_state for row in rows], np.int16)
         after = self.decoder.detector.advance(before, np.array(tokens)).tolist()
-        growing: list[_Row] = []
+        growing: list[Row] = []
         for row, token, log_prob, state in zip(rows, tokens, log_probs, after, strict=True):
             row.node.tokens.append(token)
             row.node.log_prob += log_prob
@@ -255,7 +157,7 @@ class Run:
             (self.ended if self.ends(row, token) else growing).append(row)
         return growing
 
-    def ends(self, row: _Row, token: int) -> bool:
+    def ends(self, row: Row, token: int) -> bool:
         """Close the row's step where it ends, and the node where its step or solution does."""
         node, sampling = row.node, self.sampling
         separated = row.detector_state == self.decoder.detector.final
@@ -276,7 +178,7 @@ class Run:
         node.step_ends.append(len(node.tokens))
         return True
 
-    def grow(self, rows: list[_Row]) -> None:
+    def grow(self, rows: list[Row]) -> None:
         """One token per call and row until every row has ended its step."""
         while rows:
             rows, logits = self.with_room(rows, self.feed_last)
@@ -294,7 +196,15 @@ class Run:
         ended = [row for row in self.ended if row.search.alive]
         ended.sort(key=lambda row: (order[row.search], row.node.path))
         self.ended = []
-        rows, _ = self.with_room(ended, lambda rows: self.scorer.score([(row.search.tree, row.node) for row in rows]))
+        rows, scores = self.scored(ended)
+        if scores is None:
+            return
+        # Where scores are only compared, the decision is made on their device before they are waited for.
+        if self.strategy.reads_scores:
+            scores.write()
+            self.decide(self.active)
+        else:
+            self.decide(self.active, rows, scores)
         for row in rows:
             tree, node = row.search.tree, row.node
             if node.state is not State.OPEN:
@@ -304,15 +214,16 @@ class Run:
         for search, parent in parents:
             self.scorer.release(search.tree, [search.tree.nodes[parent]])
 
-    # --- results
-
-    def result(self, search: _Search, error: str | None = None) -> SearchResult:
-        tree = search.tree
-        candidates = collect_candidates(tree, self.decoder.tokenizer)
-        answer = None if error else select_answer(candidates, self.select)
-        expected = search.problem.answer
-        correct = None if expected is None or error else same_answer(answer, expected)
-        return SearchResult(search.problem, answer, correct, candidates, tree, search.stats, error)
+    def decide(self, searches: list[Search], rows: Sequence[Row] = (), scores: Scores | None = None) -> None:
+        """The next move of each search. ``scores``: of the nodes of ``rows``, not written into them yet."""
+        moves = [(search, self.strategy.decide(search.tree)) for search in searches]
+        allocations = [move for _, move in moves if isinstance(move, Allocation)]
+        widths = allocate(self.strategy, allocations, [row.node for row in rows], scores, self.decoder.backend)
+        if scores is not None:
+            scores.write()
+        settled = iter(widths)
+        for search, move in moves:
+            search.decision = next(settled) if isinstance(move, Allocation) else move
 
     def update_stats(self, seconds: float) -> None:
         self.stats.seconds = seconds

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tts_kernels.selection import Candidate
-from tts_kernels.tree import SearchTree
+from tts_kernels.tree import Problem, SearchTree
 
-
-@dataclass(frozen=True)
-class Problem:
-    """``prompt``: text, or token ids. ``answer``: the reference answer where known."""
-
-    id: str
-    prompt: str | Sequence[int]
-    answer: str | None = None
+__all__ = ["Problem", "RunStats", "Sampling", "SearchResult", "SearchStats"]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
 
 _MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``prompt``: text, or token ids, as the policy reads it. ``answer``: the reference answer where known.
+
+    ``question``: the bare problem, for reward models with a prompt of their own; by default the prompt's text.
+    """
+
+    id: str
+    prompt: str | Sequence[int]
+    answer: str | None = None
+    question: str | None = None
 
 
 class State(Enum):
@@ -78,12 +91,16 @@ class Node:
 class SearchTree:
     """All nodes of one problem, the root holding the prompt. Owns its nodes: strategies read, the decoder writes."""
 
-    def __init__(self, problem_id: str, prompt: list[int], seed: int) -> None:
+    def __init__(self, problem: Problem, prompt: list[int], seed: int) -> None:
         if not prompt:
-            raise ValueError(f"SearchTree: the prompt of problem {problem_id!r} must have at least one token, got none")
-        self.problem_id = problem_id
+            raise ValueError(f"SearchTree: the prompt of problem {problem.id!r} must have at least one token, got none")
+        self.problem = problem
         self.seed = seed
-        self.nodes = [Node(0, -1, (), root_key(seed, problem_id), 0, list(prompt))]
+        self.nodes = [Node(0, -1, (), root_key(seed, problem.id), 0, list(prompt))]
+
+    @property
+    def problem_id(self) -> str:
+        return self.problem.id
 
     @property
     def root(self) -> Node:
@@ -101,6 +118,11 @@ class SearchTree:
         parent.num_children += width
         parent.state = State.EXPANDED
         return children
+
+    def steps(self, node: Node) -> list[list[int]]:
+        """The tokens of each of the node's steps."""
+        begins = [0, *node.step_ends[:-1]]
+        return [node.tokens[begin:end] for begin, end in zip(begins, node.step_ends, strict=True)]
 
     def lineage(self, node: Node) -> list[Node]:
         """The nodes from the root to ``node``, both included."""

@@ -141,6 +141,12 @@ void bind_mutators(py::class_<Forest>& forest) {
   forest.def(
       "release", [](Forest& self, const py::object& nodes) { self.release(read_ints("release", "nodes", nodes)); },
       py::arg("nodes"), "Drops the hold. A node with neither hold nor children is freed, then its parent, and so on.");
+  forest.def(
+      "truncate",
+      [](Forest& self, const py::object& nodes, const py::object& counts) {
+        self.truncate(read_ints("truncate", "nodes", nodes), read_ints("truncate", "counts", counts));
+      },
+      py::arg("nodes"), py::arg("counts"), "Takes the last counts[i] tokens of nodes[i] and their pages back.");
 }
 
 void bind_queries(py::class_<Forest>& forest) {
@@ -169,10 +175,12 @@ void bind_queries(py::class_<Forest>& forest) {
   forest.def_property_readonly("num_pages", &Forest::num_pages);
   forest.def_property_readonly("page_size", &Forest::page_size);
   forest.def_property_readonly("free_pages", &Forest::free_pages);
+  forest.def_property_readonly("page_stride", &Forest::page_stride, "Page ids are multiples of it.");
+  forest.def_property_readonly("used_pages", &Forest::used_pages);
   forest.def_property_readonly("peak_pages", &Forest::peak_pages, "Most pages ever in use.");
   forest.def_property_readonly("num_nodes", &Forest::num_nodes, "Live nodes.");
   forest.def_property_readonly("num_held", &Forest::num_held, "Held nodes.");
-  forest.def_property_readonly("version", &Forest::version, "Grows with every add_roots, fork and release.");
+  forest.def_property_readonly("version", &Forest::version, "Grows with every add_roots, fork, release and truncate.");
 }
 
 void bind_plan(py::module_& module) {
@@ -224,8 +232,15 @@ PYBIND11_MODULE(_host, module) {
   using namespace tts::host;
   module.doc() = "Page table, forest and planner. Integers only, no tensors.";
   bind_errors(module);
+  py::class_<Frames, std::shared_ptr<Frames>>(module, "Frames", "Memory for pages that several forests share.")
+      .def(py::init<int64_t>(), py::arg("count"))
+      .def_property_readonly("count", &Frames::count)
+      .def_property_readonly("num_free", [](const Frames& self) { return self.free().size(); })
+      .def_property_readonly("peak", &Frames::peak, "Most frames ever in use, by all forests together.");
   py::class_<Forest> forest(module, "Forest", "Pages and nodes of many trees over one pool of page ids.");
   forest.def(py::init<int64_t, int64_t>(), py::arg("num_pages"), py::arg("page_size"));
+  forest.def(py::init<std::shared_ptr<Frames>, int64_t, int64_t>(), py::arg("frames"), py::arg("page_size"),
+             py::arg("page_stride"));
   bind_mutators(forest);
   bind_queries(forest);
   bind_costs(module);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "host/message.h"
 
@@ -37,6 +38,23 @@ void require_at_least(const char* op, const char* argument, const Ints& values, 
 OutOfPages::OutOfPages(const std::string& op, int64_t wanted, int64_t free)
     : std::runtime_error(message(op, ": wanted ", wanted, " pages, ", free, " free")), wanted(wanted), free(free) {}
 
+Frames::Frames(int64_t count) {
+  if (count <= 0 || count > kMaxInt32) {
+    throw std::invalid_argument(message("Frames: count must be in [1, 2**31), got ", count));
+  }
+  count_ = static_cast<int32_t>(count);
+  // Frames are taken from the back: fresh ones come as 0, 1, 2, ...
+  free_.resize(count_);
+  std::iota(free_.rbegin(), free_.rend(), 0);
+}
+
+int32_t Frames::take() {
+  const int32_t frame = free_.back();
+  free_.pop_back();
+  peak_ = std::max(peak_, count_ - static_cast<int32_t>(free_.size()));
+  return frame;
+}
+
 Forest::Forest(int64_t num_pages, int64_t page_size) {
   if (num_pages <= 0) throw std::invalid_argument(message("Forest: num_pages must be > 0, got ", num_pages));
   if (page_size <= 0) throw std::invalid_argument(message("Forest: page_size must be > 0, got ", page_size));
@@ -45,11 +63,20 @@ Forest::Forest(int64_t num_pages, int64_t page_size) {
     throw std::invalid_argument(
         message("Forest: num_pages * page_size must be < 2**31, got ", num_pages, " * ", page_size));
   }
-  num_pages_ = static_cast<int32_t>(num_pages);
+  frames_ = std::make_shared<Frames>(num_pages);
   page_size_ = static_cast<int32_t>(page_size);
-  // Pages are taken from the back: a fresh pool hands out 0, 1, 2, ...
-  free_.resize(num_pages_);
-  std::iota(free_.rbegin(), free_.rend(), 0);
+  page_stride_ = 1;
+}
+
+Forest::Forest(std::shared_ptr<Frames> frames, int64_t page_size, int64_t page_stride) : frames_(std::move(frames)) {
+  if (page_size <= 0) throw std::invalid_argument(message("Forest: page_size must be > 0, got ", page_size));
+  if (page_stride <= 0) throw std::invalid_argument(message("Forest: page_stride must be > 0, got ", page_stride));
+  if (page_stride > kMaxInt32 / page_size || page_size * page_stride > kMaxInt32 / frames_->count()) {
+    throw std::invalid_argument(message("Forest: frames * page_stride * page_size must be < 2**31, got ",
+                                        frames_->count(), " * ", page_stride, " * ", page_size));
+  }
+  page_size_ = static_cast<int32_t>(page_size);
+  page_stride_ = static_cast<int32_t>(page_stride);
 }
 
 Ints Forest::add_roots(int64_t count) {
@@ -149,6 +176,27 @@ void Forest::release(const Ints& nodes) {
   ++version_;
 }
 
+void Forest::truncate(const Ints& nodes, const Ints& counts) {
+  const char* op = "truncate";
+  require_same_size(op, "counts", counts, nodes);
+  require_at_least(op, "counts", counts, 0);
+  const std::vector<Node*> found = resolve_held(op, "nodes", nodes);
+  for (size_t i = 0; i < found.size(); ++i) {
+    const Node& node = *found[i];
+    if (node.num_children > 0) refuse(op, "nodes", i, nodes[i], "has children: its end is fixed");
+    const int32_t own = node.end - (node.parent == nullptr ? 0 : node.parent->end);
+    if (counts[i] > own) {
+      throw std::invalid_argument(
+          message(op, ": counts[", i, "] must be at most the node's own ", own, " tokens, got ", counts[i]));
+    }
+  }
+  for (size_t i = 0; i < found.size(); ++i) {
+    found[i]->end -= counts[i];
+    trim(found[i], pages_for(*found[i], 0));
+  }
+  ++version_;
+}
+
 void Forest::free_upwards(Node* node) {
   while (node != nullptr && !node->held && node->num_children == 0) {
     Node* parent = node->parent;
@@ -217,15 +265,16 @@ int64_t Forest::pages_for(const Node& node, int64_t more_tokens) const {
 }
 
 int32_t Forest::take_page() {
-  const int32_t page = free_.back();
-  free_.pop_back();
-  peak_pages_ = std::max(peak_pages_, num_pages_ - free_pages());
-  return page;
+  peak_pages_ = std::max(peak_pages_, ++used_pages_);
+  return frames_->take() * page_stride_;
 }
 
 void Forest::trim(Node* node, int64_t num_kept) {
-  free_.insert(free_.end(), node->pages.rbegin(), node->pages.rend() - num_kept);
-  node->pages.resize(num_kept);
+  while (static_cast<int64_t>(node->pages.size()) > num_kept) {
+    frames_->give(node->pages.back() / page_stride_);
+    node->pages.pop_back();
+    --used_pages_;
+  }
 }
 
 void Forest::require_ids(const char* op, int64_t wanted) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -16,6 +17,22 @@ class OutOfPages : public std::runtime_error {
   OutOfPages(const std::string& op, int64_t wanted, int64_t free);
   const int64_t wanted;
   const int64_t free;
+};
+
+// Pieces of memory, each of which holds one page of any of the forests that share them.
+class Frames {
+ public:
+  explicit Frames(int64_t count);
+  int32_t take();
+  void give(int32_t frame) { free_.push_back(frame); }
+  int32_t count() const { return count_; }
+  const Ints& free() const { return free_; }
+  int32_t peak() const { return peak_; }
+
+ private:
+  int32_t count_;
+  int32_t peak_ = 0;
+  Ints free_;
 };
 
 // A run of tokens. Positions are counted from the root of the path: the node's own pages start at `base`, which is
@@ -46,6 +63,8 @@ struct ForkResult {
 class Forest {
  public:
   Forest(int64_t num_pages, int64_t page_size);
+  // Several forests may take from the same frames. Frame f is page f * page_stride of this one.
+  Forest(std::shared_ptr<Frames> frames, int64_t page_size, int64_t page_stride);
   Forest(const Forest&) = delete;
   Forest& operator=(const Forest&) = delete;
 
@@ -58,6 +77,8 @@ class Forest {
   // keep=true leaves the parent its partial page, copies it for every child and gives the reserve back.
   ForkResult fork(const Ints& nodes, const Ints& widths, bool keep);
   void release(const Ints& nodes);
+  // Takes the last counts[i] tokens of nodes[i] back, as if they had not been appended.
+  void truncate(const Ints& nodes, const Ints& counts);
 
   Ints lengths(const Ints& nodes) const;
   const Node& node(const char* op, int64_t id) const;
@@ -72,9 +93,11 @@ class Forest {
   // Recomputes everything from scratch and throws std::runtime_error on the first inconsistency.
   void check() const;
 
-  int32_t num_pages() const { return num_pages_; }
+  int32_t num_pages() const { return frames_->count(); }
   int32_t page_size() const { return page_size_; }
-  int32_t free_pages() const { return static_cast<int32_t>(free_.size()); }
+  int32_t page_stride() const { return page_stride_; }
+  int32_t free_pages() const { return static_cast<int32_t>(frames_->free().size()); }
+  int32_t used_pages() const { return used_pages_; }
   int32_t peak_pages() const { return peak_pages_; }
   int32_t num_nodes() const { return static_cast<int32_t>(nodes_.size()); }
   int32_t num_held() const { return num_held_; }
@@ -93,14 +116,15 @@ class Forest {
   void check_pages() const;
   void check_node(const Node& node, int32_t live_children) const;
 
-  int32_t num_pages_;
+  std::shared_ptr<Frames> frames_;
   int32_t page_size_;
+  int32_t page_stride_;
+  int32_t used_pages_ = 0;
   int32_t peak_pages_ = 0;
   int32_t next_id_ = 0;
   int32_t num_held_ = 0;
   int64_t version_ = 0;
   uint64_t mark_ = 0;
-  Ints free_;
   // Elements of an unordered_map stay where they are: Node::parent and a Plan point at them.
   std::unordered_map<int32_t, Node> nodes_;
 };

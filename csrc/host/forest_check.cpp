@@ -36,21 +36,28 @@ void Forest::check() const {
 void Forest::check_pages() const {
   constexpr int32_t kNobody = -1;
   constexpr int32_t kFreeList = -2;
-  Ints owners(num_pages_, kNobody);
-  const auto own = [&](int32_t page, int32_t owner) {
-    expect(page >= 0 && page < num_pages_, message("owner ", owner, " has page ", page, " of ", num_pages_));
-    expect(owners[page] == kNobody,
-           message("page ", page, " belongs to ", owners[page], " and ", owner, " (-2: free list)"));
-    owners[page] = owner;
+  Ints owners(num_pages(), kNobody);
+  const auto own = [&](int32_t frame, int32_t owner) {
+    expect(frame >= 0 && frame < num_pages(), message("owner ", owner, " has page ", frame, " of ", num_pages()));
+    expect(owners[frame] == kNobody,
+           message("page ", frame, " belongs to ", owners[frame], " and ", owner, " (-2: free list)"));
+    owners[frame] = owner;
   };
-  for (int32_t page : free_) own(page, kFreeList);
+  for (int32_t frame : frames_->free()) own(frame, kFreeList);
+  int32_t used = 0;
   for (const auto& [id, node] : nodes_) {
-    for (int32_t page : node.pages) own(page, id);
+    for (int32_t page : node.pages) {
+      expect(page % page_stride_ == 0, message("node ", id, " has page ", page, " of stride ", page_stride_));
+      own(page / page_stride_, id);
+      ++used;
+    }
   }
-  const auto lost = std::find(owners.begin(), owners.end(), kNobody);
-  expect(lost == owners.end(), message("page ", lost - owners.begin(), " has no owner and is not free"));
-  const int32_t used = num_pages_ - free_pages();
+  expect(used == used_pages_, message(used, " pages are used, counted ", used_pages_));
   expect(used <= peak_pages_, message(used, " pages are used, peak is ", peak_pages_));
+  // Frames without an owner here may belong to another forest.
+  const auto lost = std::find(owners.begin(), owners.end(), kNobody);
+  expect(frames_.use_count() > 1 || lost == owners.end(),
+         message("page ", lost - owners.begin(), " has no owner and is not free"));
 }
 
 void Forest::check_node(const Node& node, int32_t live_children) const {

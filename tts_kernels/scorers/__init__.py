@@ -1,27 +1,106 @@
-"""Scorers give every step a score in [0, 1]. ``load_scorer`` makes one from a spec given on the command line."""
+"""Scorers give every step a score. ``load_scorer`` makes one from a spec given on the command line."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from tts_kernels.scorers.base import AGGREGATES, Aggregate, Scorer
+import torch
+
+from tts_kernels.scorers.base import AGGREGATES, Aggregate, HostScorer, PathTooLong, Scorer, Scores
+from tts_kernels.scorers.checkpoint import Checkpoint
+from tts_kernels.scorers.families import FAMILIES, check_architecture, family_of, single_token
+from tts_kernels.scorers.heads import causal, vocabulary_rows, with_activation
 from tts_kernels.scorers.log_prob import LogProbScorer
-from tts_kernels.scorers.prm import StepSoftmaxPrm
+from tts_kernels.scorers.prm import Prm
+from tts_kernels.scorers.reader import InlineReader, Reader, TextReader, TokenReader
+from tts_kernels.scorers.steps import PolicySide
 
-__all__ = ["AGGREGATES", "Aggregate", "LogProbScorer", "Scorer", "StepSoftmaxPrm", "load_scorer"]
+__all__ = [
+    "AGGREGATES", "FAMILIES", "Aggregate", "HostScorer", "LogProbScorer", "PathTooLong", "PolicySide", "Prm", "Scorer",
+    "Scores", "load_scorer",
+]  # fmt: skip
+
+Tokens = Literal["auto", "ids", "text"]
 
 
-def load_scorer(spec: str, *, aggregate: Aggregate | None = None, **options: Any) -> Scorer:
-    """``"logprob"``, or ``"prm:PATH"`` for a folder with a causal LM and a ``scorer.json``.
+def load_scorer(
+    spec: str,
+    *,
+    aggregate: Aggregate | None = None,
+    tokens: Tokens = "auto",
+    activation: Literal["raw", "sigmoid"] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Scorer:
+    """``"FAMILY:PATH_OR_ID"`` with a family of FAMILIES; ``"prm:PATH_OR_ID"``, whose family the model's config or its
+    ``scorer.json`` tells; ``"logprob"``.
 
-    aggregate: how step scores combine along a path; None takes what ``scorer.json`` says. options: passed on to
-    the PRM (``kv_bytes``, ``page_size``, ``backend``, ``dtype``, ``device``).
-    Raises ValueError for another spec or a folder that is not a PRM.
+    aggregate: how step scores combine along a path; None takes the family's published way, or what ``scorer.json``
+    says. tokens: "ids" hands the policy's token ids over as they are, "text" encodes the text of its steps, "auto" does
+    the first where both tokenizers have the same vocabulary. activation: for heads with one output, instead of the
+    published one. options: ``kv_bytes`` or ``num_pages`` for a pool of its own
+    instead of a share of the policy's memory, ``page_size``, ``backend``.
+    Raises ValueError for another spec, or a model that is not of the family.
     """
     kind, _, path = spec.partition(":")
     if spec == "logprob":
         return LogProbScorer()
-    if kind == "prm" and path:
-        return StepSoftmaxPrm.from_pretrained(Path(path), aggregate=aggregate, **options)
-    raise ValueError(f"load_scorer: spec must be 'logprob' or 'prm:PATH', got {spec!r}")
+    if not path or kind not in ("prm", *FAMILIES):
+        families = ", ".join(["prm", *FAMILIES])
+        raise ValueError(f"load_scorer: spec must be 'logprob' or 'FAMILY:PATH_OR_ID' of {families}; got {spec!r}")
+    if tokens not in get_args(Tokens):
+        raise ValueError(f"load_scorer: tokens must be auto, ids or text, got {tokens!r}")
+    settings_path = Path(path) / "scorer.json"
+    settings = json.loads(settings_path.read_text()) if kind == "prm" and settings_path.is_file() else {}
+    aggregate = aggregate or settings.get("aggregate")
+    checkpoint = Checkpoint(kind, path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    if settings.get("kind") == "step_softmax":
+        return _inline(checkpoint, settings, aggregate=aggregate or "last", **options)
+    family = settings.get("kind") or (family_of(checkpoint) if kind == "prm" else kind)
+    if family not in FAMILIES:
+        known = ", ".join(["step_softmax", *FAMILIES])
+        raise ValueError(f"load_scorer: kind in scorer.json must be one of {known}, got {family!r}")
+    checkpoint.name = family
+    check_architecture(checkpoint, family)
+    model, head = FAMILIES[family].load(checkpoint)
+    aggregate = aggregate or FAMILIES[family].aggregate
+
+    def reader(policy: PolicySide) -> Reader:
+        return _reader(family, checkpoint.tokenizer, policy, tokens, aggregate)
+
+    return Prm(model, with_activation(head, activation), reader, aggregate=aggregate, **options)
+
+
+def _reader(family: str, tokenizer: Any, policy: PolicySide, tokens: Tokens, aggregate: Aggregate) -> Reader:
+    separator = policy.separator if isinstance(policy.separator, str) else "\n\n"
+    form = FAMILIES[family].layout(tokenizer, separator)
+    if aggregate == "model":
+        form = form.as_whole(separator)
+    if tokens == "auto":
+        if policy.tokenizer is None:
+            raise ValueError(f"{family}: tokens must be 'ids' where the decoder has no tokenizer, got 'auto'")
+        tokens = "ids" if policy.tokenizer.get_vocab() == tokenizer.get_vocab() else "text"
+    return (TokenReader if tokens == "ids" else TextReader)(family, tokenizer, form, policy)
+
+
+def _inline(checkpoint: Checkpoint, settings: dict[str, Any], **options: Any) -> Prm:
+    """A causal LM that reads the policy's own tokens: ``{"kind": "step_softmax", "separator": ..., "good_token": ...,
+    "bad_token": ..., "aggregate": ...}``, tokens as text, the last one a default."""
+    names = ("good_token", "bad_token", "separator")
+    missing = [name for name in names if name not in settings]
+    if missing:
+        raise ValueError(f"prm: scorer.json must name {', '.join(names)}; {missing[0]} is missing")
+    tokenizer = checkpoint.tokenizer
+    good, bad, tag = (single_token("prm", tokenizer, settings[name]) for name in names)
+    model = causal(checkpoint)
+
+    def reader(policy: PolicySide) -> Reader:
+        if policy.tokenizer is not None and policy.tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise ValueError("prm: a step_softmax model must share the policy's tokenizer, got another vocabulary")
+        return InlineReader(tag)
+
+    return Prm(model, vocabulary_rows(model, [good, bad]), reader, **options)

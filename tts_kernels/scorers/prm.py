@@ -1,223 +1,297 @@
-"""A process reward model read at the end of every step, evaluated incrementally over its own pages.
-
-Math-Shepherd's form (Wang et al. 2312.08935): the score of a step is the probability of the "good" token against the
-"bad" one, read at the step's last token. Only the rows of the head that belong to these two are ever multiplied.
-"""
+"""Reward models read at the end of every step, evaluated incrementally over their own pages."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from tts_kernels import _ext
 from tts_kernels.backends import Backend
-from tts_kernels.hf import TreeModel
+from tts_kernels.hf import TreeModel, kv_layout
+from tts_kernels.kv_pool import KVLayout
 from tts_kernels.ops.score_steps import score_steps
-from tts_kernels.scorers.base import AGGREGATES, Aggregate
+from tts_kernels.scorers.base import AGGREGATES, Aggregate, PathTooLong, Scores
+from tts_kernels.scorers.heads import ScoreHead, vocabulary_rows
+from tts_kernels.scorers.memo import Entry, Feed, Memo, joined
+from tts_kernels.scorers.reader import InlineReader, Reader, Reading
+from tts_kernels.scorers.steps import PolicySide
 from tts_kernels.tree import Node, SearchTree
 
+Batch = list[tuple[SearchTree, Node]]
 
-class StepSoftmaxPrm:
-    """P(good) at the last token of each step, aggregated along the path.
 
-    Policy and PRM share their tokenizer: token ids go over as they are. A step that a limit cut short is closed with
-    ``tag_id``, so that it is scored where the model learned to judge. Siblings with the same tokens are one node here
-    and get the very same score. ``model``: a causal LM whose logits are its head's product with the last hidden state.
+@dataclass
+class _Job:
+    """Nodes that read the same behind the same parent: they are one entry and get the very same score."""
+
+    reading: Reading
+    parent: Entry
+    nodes: list[Node] = field(default_factory=list)
+    entry: Entry | None = None
+
+
+class Prm:
+    """A reward model: hidden states at the judged places, a head of a few rows, scores aggregated along the path.
+
+    model: any causal model of transformers; its own head is never run. reader: makes the reader once the policy is
+    known. kv_bytes or num_pages: a pool of its own; without, it shares the policy's memory.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
+        head: ScoreHead,
+        reader: Callable[[PolicySide], Reader],
         *,
-        good_id: int,
-        bad_id: int,
-        tag_id: int,
         aggregate: Aggregate = "last",
         backend: Backend | None = None,
-        vocab: dict[str, int] | None = None,
+        page_size: int = 16,
         **pool: Any,
     ) -> None:
         if aggregate not in AGGREGATES:
-            raise ValueError(f"StepSoftmaxPrm: aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
-        self.model = TreeModel(model, backend=backend, **pool)
-        head = model.get_output_embeddings()
-        vocab_size = head.weight.shape[0]
-        for name, token in (("good_id", good_id), ("bad_id", bad_id), ("tag_id", tag_id)):
-            if not 0 <= token < vocab_size:
-                raise ValueError(f"StepSoftmaxPrm: {name} must be in [0, {vocab_size}), got {token}")
-        rows = torch.tensor([good_id, bad_id], device=head.weight.device)
-        self._weight = head.weight.detach()[rows].contiguous()
-        self._bias = None if head.bias is None else head.bias.detach()[rows].float().contiguous()
-        self._check_head(model, rows)
-        self.tag_id = tag_id
+            raise ValueError(f"Prm: aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
+        self.backbone: PreTrainedModel = model.base_model  # type: ignore[assignment]
+        self.head = head
         self.aggregate: Aggregate = aggregate
         self.backend = backend
-        self.vocab = vocab
-        # Per problem: node id -> node of the PRM's forest; and how many of our nodes a forest node stands for.
-        self._nodes: dict[str, dict[int, int]] = {}
-        self._uses: dict[int, int] = {}
+        self._make_reader = reader
+        self._layout = kv_layout(self.backbone, page_size)
+        self._own: TreeModel | None = None
+        if pool:
+            self._own = TreeModel(self.backbone, page_size=page_size, backend=backend, **pool)
+        self._out_of_pages: type[Exception] = _ext.host().OutOfPages
+        # Per problem: node id -> what was read up to there.
+        self._entries: dict[str, dict[int, Entry]] = {}
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: Path,
-        *,
-        aggregate: Aggregate | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-        **options: Any,
-    ) -> StepSoftmaxPrm:
-        """Load a folder with a causal LM, its tokenizer and ``scorer.json``: ``{"kind": "step_softmax",
-        "separator": ..., "good_token": ..., "bad_token": ..., "aggregate": ...}``, the last one a default."""
-        settings_path = path / "scorer.json"
-        if not settings_path.is_file():
-            raise ValueError(f"StepSoftmaxPrm: {path} must hold a scorer.json, found none")
-        settings = json.loads(settings_path.read_text())
-        if settings.get("kind") != "step_softmax":
-            raise ValueError(f"StepSoftmaxPrm: scorer.json must have kind 'step_softmax', got {settings.get('kind')!r}")
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        ids = {}
-        for key in ("good_token", "bad_token", "separator"):
-            tokens = tokenizer.encode(settings[key], add_special_tokens=False)
-            if len(tokens) != 1:
-                raise ValueError(f"StepSoftmaxPrm: {key} {settings[key]!r} must be one token, got {tokens}")
-            ids[key] = tokens[0]
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        model.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(
-            model,
-            good_id=ids["good_token"],
-            bad_id=ids["bad_token"],
-            tag_id=ids["separator"],
-            vocab=tokenizer.get_vocab(),
-            aggregate=aggregate or settings.get("aggregate", "last"),
-            **options,
-        )
+    def inline(cls, model: PreTrainedModel, *, good_id: int, bad_id: int, tag_id: int, **options: Any) -> Prm:
+        """A causal LM that reads the policy's own tokens: P(good) against bad at the token that ends each step, or at
+        ``tag_id`` put behind a step that a limit cut short."""
+        vocab_size = model.config.get_text_config().vocab_size
+        for name, token in (("good_id", good_id), ("bad_id", bad_id), ("tag_id", tag_id)):
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"Prm: {name} must be in [0, {vocab_size}), got {token}")
+        return cls(model, vocabulary_rows(model, [good_id, bad_id]), lambda _: InlineReader(tag_id), **options)
 
-    @torch.inference_mode()
-    def _check_head(self, model: PreTrainedModel, rows: torch.Tensor) -> None:
-        """Some models scale or cap their logits after the head; then two rows of the head are not the score."""
-        probe = rows[None, :1]
-        want = model(input_ids=probe, use_cache=False).logits[0, -1, rows].float()
-        hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state[0, -1]
-        got = (self._weight.float() @ hidden.float()) + (0.0 if self._bias is None else self._bias)
-        if not torch.allclose(got, want, rtol=2e-2, atol=2e-2 * float(want.abs().max())):
-            name = type(model).__name__
-            raise TypeError(f"StepSoftmaxPrm: the logits of {name} are not its head times its last hidden state")
+    # --- the policy's side
+
+    @property
+    def context_length(self) -> int:
+        return int(getattr(self.backbone.config.get_text_config(), "max_position_embeddings", 0) or 2**31 - 1)
+
+    @property
+    def bounded(self) -> bool:
+        return self.head.bounded
+
+    @property
+    def kv_layout(self) -> KVLayout | None:
+        return None if self._own else self._layout
+
+    def bind(self, policy: PolicySide) -> None:
+        if self._entries:
+            raise RuntimeError("Prm: a search is under way; a scorer serves one decoder at a time")
+        model = self._own or TreeModel(self.backbone, pool=policy.pool, backend=self.backend)
+        if model.pool.pages.device != self.backbone.device:
+            raise ValueError(
+                f"Prm: the reward model must be on {model.pool.pages.device} to share the policy's memory, got "
+                f"{self.backbone.device}; give it kv_bytes of its own"
+            )
+        self.reader = self._make_reader(policy)
+        self.model = model
+        self.memo = Memo(model)
 
     def attached(self) -> AbstractContextManager[None]:
         return self.model.attached()
 
+    # --- problems come and go
+
     def add(self, trees: list[SearchTree]) -> None:
-        forest = self.model.forest
-        roots = forest.add_roots(len(trees))
-        prompts = [tree.root.tokens for tree in trees]
-        counts = np.array([len(p) for p in prompts], np.int32)
+        entries = [Entry(self.reader.root(tree), uses=1) for tree in trees]
+        for tree, entry in zip(trees, entries, strict=True):
+            self._check_length(tree, len(entry.stream.ids))
+        nodes, *_ = self.memo.feed([Feed(None, entry.stream.ids, []) for entry in entries])
+        for tree, entry, node in zip(trees, entries, nodes, strict=True):
+            entry.kv = node
+            self._entries[tree.problem_id] = {0: entry}
+
+    def release(self, tree: SearchTree, nodes: list[Node]) -> None:
+        known = self._entries[tree.problem_id]
+        self._leave(known.pop(node.id) for node in nodes)
+
+    def drop(self, tree: SearchTree) -> None:
+        self._leave(self._entries.pop(tree.problem_id, {}).values())
+
+    def _leave(self, entries: Iterable[Entry]) -> None:
+        left = list(entries)
+        for entry in left:
+            entry.uses -= 1
+        self.memo.give_up(entry for entry in left if entry.uses == 0)
+
+    def spill(self) -> bool:
+        """Give up the pages of the problem that came last; they are computed again when it is scored next."""
+        if self._own is not None:
+            return False
+        return any(self._spill(problem) for problem in reversed(self._entries))
+
+    def _spill(self, problem_id: str) -> bool:
+        return self.memo.spill(self._entries[problem_id].values())
+
+    # --- scoring
+
+    def score(self, batch: Batch) -> Scores:
+        """As many problems at once as there is room for: the pages of the others are given up meanwhile."""
         try:
-            self.model.hidden(roots, np.concatenate(prompts), counts, np.empty(0, np.int64))
-        except BaseException:
-            forest.release(roots)
-            raise
-        for tree, root in zip(trees, roots.tolist(), strict=True):
-            self._nodes[tree.problem_id] = {0: root}
-            self._uses[root] = 1
+            return self._score(batch)
+        except self._out_of_pages:
+            here = list(dict.fromkeys(tree.problem_id for tree, _ in batch))
+            others = [problem for problem in self._entries if problem not in here]
+            if any([self._spill(problem) for problem in others]):
+                return self.score(batch)
+            if len(here) == 1:
+                raise
+            return self._score_in_turns(batch, set(here[: len(here) // 2]))
 
-    def score(self, batch: list[tuple[SearchTree, Node]]) -> None:
-        jobs: dict[tuple[int, tuple[int, ...]], list[tuple[SearchTree, Node]]] = {}
-        for tree, node in batch:
-            tokens = (*node.tokens, self.tag_id) if node.cut else tuple(node.tokens)
-            jobs.setdefault((self._nodes[tree.problem_id][node.parent], tokens), []).append((tree, node))
-        # Siblings must be adjacent for the fork; a stable sort keeps everything else in the caller's order.
-        order = {parent: rank for rank, parent in enumerate(dict.fromkeys(parent for parent, _ in jobs))}
-        grouped = sorted(jobs.items(), key=lambda job: order[job[0][0]])
-        widths = np.bincount([order[parent] for (parent, _), _ in grouped], minlength=len(order)).astype(np.int32)
-        children = self.model.pool.fork(np.array(list(order), np.int32), widths, keep=True)
+    def _score_in_turns(self, batch: Batch, first: set[str]) -> Scores:
+        early = [index for index, (tree, _) in enumerate(batch) if tree.problem_id in first]
+        late = [index for index, (tree, _) in enumerate(batch) if tree.problem_id not in first]
+        done = self.score([batch[index] for index in early])
+        for problem in first:
+            self._spill(problem)
         try:
-            self._feed(grouped, children)
+            more = self.score([batch[index] for index in late])
         except BaseException:
-            self.model.forest.release(children)
+            for index in early:
+                tree, node = batch[index]
+                self.release(tree, [node])
             raise
-        for (_, nodes), child in zip(grouped, children.tolist(), strict=True):
-            self._uses[child] = len(nodes)
-            for tree, node in nodes:
-                self._nodes[tree.problem_id][node.id] = child
+        order = torch.tensor(early + late, device=done.paths.device).argsort()
 
-    def _feed(self, grouped: list[Any], children: np.ndarray) -> None:
-        """Run the new tokens of every child in packed calls and write the scores into the nodes."""
-        counts = np.array([len(tokens) for (_, tokens), _ in grouped], np.int32)
-        firsts = [nodes[0][1] for _, nodes in grouped]
-        starts = np.cumsum(counts) - counts
-        ends = [start + np.array(self._read_at(node)) for start, node in zip(starts, firsts, strict=True)]
-        rows = np.concatenate(ends)
-        offsets = np.concatenate([[0], np.cumsum([len(e) for e in ends])]).astype(np.int32)
-        tokens = np.concatenate([tokens for (_, tokens), _ in grouped])
-        hidden = self.model.hidden(children, tokens, counts, rows)
+        def write() -> None:
+            done.write()
+            more.write()
 
-        def on_device(values: Any, dtype: torch.dtype) -> torch.Tensor:
+        return Scores(torch.cat([done.paths, more.paths])[order], write)
+
+    def _score(self, batch: Batch) -> Scores:
+        parents = [self._entries[tree.problem_id][node.parent] for tree, node in batch]
+        items = [(parent.stream, tree, node) for parent, (tree, node) in zip(parents, batch, strict=True)]
+        jobs: dict[Any, _Job] = {}
+        keys = []
+        for parent, (tree, node), reading in zip(parents, batch, self.reader.read(items), strict=True):
+            longest = [len(place) for place in reading.places if isinstance(place, list)]
+            self._check_length(tree, max([len(reading.stream.ids) + len(reading.tail), *longest]))
+            keys.append((parent, tuple(reading.stream.ids), tuple(reading.tail), len(reading.places)))
+            jobs.setdefault(keys[-1], _Job(reading, parent)).nodes.append(node)
+        scores = self._judge(list(jobs.values()))
+        for key, (tree, node) in zip(keys, batch, strict=True):
+            entry = jobs[key].entry
+            assert entry is not None
+            entry.uses += 1
+            self._entries[tree.problem_id][node.id] = entry
+        index = {key: place for place, key in enumerate(jobs)}
+        places = torch.tensor([index[key] for key in keys], device=scores.paths.device)
+        return Scores(scores.paths[places], scores.write)
+
+    def _judge(self, jobs: list[_Job]) -> Scores:
+        """Read every job's new tokens and score its steps."""
+        feeds, alone = [], []
+        for job in jobs:
+            job.entry, feed, detours = _feeds(job)
+            feeds += [feed] if feed else []
+            alone += detours
+        fed = [job for job in jobs if job.entry is not job.parent]
+        nodes, hidden, where = self.memo.feed(feeds)
+        self.memo.truncate(nodes, [len(job.reading.tail) for job in fed])
+        try:
+            others, detoured, where_alone = self.memo.feed(alone) if alone else ([], hidden[:0], [])
+        except BaseException:
+            self.model.forest.release(nodes)
+            raise
+        self.model.forest.release(others)
+        for job, node in zip(fed, nodes, strict=True):
+            job.entry.kv = node  # type: ignore[union-attr]
+        straight, apart = iter(where), (len(hidden) + place for place in where_alone)
+        rows = [next(apart if isinstance(place, list) else straight) for job in jobs for place in job.reading.places]
+        return self._scores(jobs, joined([hidden, detoured]), rows)
+
+    def _scores(self, jobs: list[_Job], hidden: Tensor, rows: list[int]) -> Scores:
+        firsts = [job.nodes[0] for job in jobs]
+        offsets = [0]
+        for job in jobs:
+            offsets.append(offsets[-1] + len(job.reading.places))
+
+        def on_device(values: Any, dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=hidden.device)
 
-        step_scores, path_scores = score_steps(
-            hidden,
-            torch.arange(len(rows), dtype=torch.int32, device=hidden.device),
+        steps, paths = score_steps(
+            self.head.features(hidden),
+            on_device(rows, torch.int32),
             on_device(offsets, torch.int32),
-            self._weight,
-            self._bias,
-            head="softmax",
-            positive=0,
-            aggregate=self.aggregate,
+            self.head.weight,
+            self.head.bias,
+            head=self.head.activation,
+            positive=self.head.positive,
+            aggregate="last" if self.aggregate == "model" else self.aggregate,
             prior=on_device([node.score for node in firsts], torch.float32),
             prior_steps=on_device([node.num_steps for node in firsts], torch.int32),
             backend=self.backend,
         )
-        scores, totals = step_scores.tolist(), path_scores.tolist()
-        for index, (_, nodes) in enumerate(grouped):
-            for _, node in nodes:
-                node.step_scores = scores[offsets[index] : offsets[index + 1]]
-                node.num_steps += len(node.step_scores)
-                node.score = totals[index]
 
-    @staticmethod
-    def _read_at(node: Node) -> list[int]:
-        """Where in the node's tokens, tag included, each step is judged: at its last token."""
-        last = [end - 1 for end in node.step_ends]
-        if node.cut:
-            last[-1] += 1
-        return last
+        def write() -> None:
+            values, totals = steps.tolist(), paths.tolist()
+            for index, job in enumerate(jobs):
+                for node in job.nodes:
+                    node.step_scores = values[offsets[index] : offsets[index + 1]]
+                    node.num_steps += len(node.step_scores)
+                    node.score = totals[index]
 
-    def release(self, tree: SearchTree, nodes: list[Node]) -> None:
-        known = self._nodes[tree.problem_id]
-        self._release([known.pop(node.id) for node in nodes])
+        return Scores(paths, write)
 
-    def drop(self, tree: SearchTree) -> None:
-        self._release(list(self._nodes.pop(tree.problem_id, {}).values()))
+    # --- books
 
-    def _release(self, forest_nodes: list[int]) -> None:
-        unused = []
-        for node in forest_nodes:
-            self._uses[node] -= 1
-            if self._uses[node] == 0:
-                del self._uses[node]
-                unused.append(node)
-        self.model.forest.release(np.array(unused, np.int32))
+    def _check_length(self, tree: SearchTree, length: int) -> None:
+        if length > self.context_length:
+            raise PathTooLong(
+                tree, f"the reward model's context is {self.context_length} tokens, the path has {length} of them"
+            )
 
     def counters(self) -> dict[str, int]:
-        return self.model.counters()
-
-    @property
-    def context_length(self) -> int:
-        return self.model.context_length
+        spilled, again = self.memo.spilled_pages, self.memo.recomputed_tokens
+        return self.model.counters() | {"spilled_pages": spilled, "recomputed_tokens": again}
 
     def check(self) -> None:
         """Raise RuntimeError when the forest and our books disagree."""
         self.model.forest.check()
-        uses: dict[int, int] = {}
-        for known in self._nodes.values():
-            for node in known.values():
-                uses[node] = uses.get(node, 0) + 1
-        if uses != self._uses:
-            raise RuntimeError(f"StepSoftmaxPrm: uses {self._uses} do not match the nodes' {uses}")
+        uses: dict[Entry, int] = {}
+        for known in self._entries.values():
+            for entry in known.values():
+                uses[entry] = uses.get(entry, 0) + 1
+        wrong = [entry for entry, count in uses.items() if entry.uses != count]
+        held = sum(entry.kv is not None for entry in uses)
+        if wrong or held != self.model.forest.num_held:
+            forest = self.model.forest.num_held
+            raise RuntimeError(f"Prm: {len(wrong)} entries miscounted, {held} held, {forest} in the forest")
+
+
+def _feeds(job: _Job) -> tuple[Entry, Feed | None, list[Feed]]:
+    """What must be read for a job: its entry, the way there, and a path of its own for each step that stands apart."""
+    reading, ids = job.reading, job.reading.stream.ids
+    straight = [place for place in reading.places if isinstance(place, int)]
+    alone = []
+    for place in reading.places:
+        if isinstance(place, list):
+            base = job.parent.longest_prefix(place, len(place) - 1)
+            begin = len(base.stream.ids) if base else 0
+            alone.append(Feed(base, place[begin:], [len(place) - 1 - begin]))
+    if not reading.places and ids == job.parent.stream.ids:
+        return job.parent, None, alone
+    base = job.parent.longest_prefix(ids, min(straight, default=len(ids)))
+    begin = len(base.stream.ids) if base else 0
+    feed = Feed(base, ids[begin:] + reading.tail, [place - begin for place in straight])
+    return Entry(reading.stream, base), feed, alone

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tts_kernels.strategies.base import Decision, Strategy
+from tts_kernels.strategies.base import Allocation, Decision, Strategy, allocate
 from tts_kernels.strategies.beam import Beam
 from tts_kernels.strategies.best_of_n import BestOfN, Greedy
 
-__all__ = ["STRATEGIES", "Beam", "BestOfN", "Decision", "Greedy", "Strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Allocation", "Beam", "BestOfN", "Decision", "Greedy", "Strategy", "allocate", "make_strategy"]
 
 STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (Greedy, BestOfN, Beam)}
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from tts_kernels.ops.select_children import select_children
-from tts_kernels.strategies.base import Decision, Strategy
+from tts_kernels.strategies.base import Allocation, Decision, Strategy
 from tts_kernels.tree import SearchTree, State
 
 
@@ -30,7 +27,7 @@ class Beam(Strategy):
         self.width = width
         self.max_depth = max_depth
 
-    def decide(self, tree: SearchTree) -> Decision:
+    def decide(self, tree: SearchTree) -> Decision | Allocation:
         if not tree.root.num_children:
             return Decision(expand=[(tree.root, self.budget)])
         candidates = list(tree.in_state(State.OPEN))
@@ -38,12 +35,4 @@ class Beam(Strategy):
         budget = self.budget - ended
         if not candidates or budget < 1:
             return Decision(release=candidates)
-        widths = select_children(
-            torch.tensor([node.score for node in candidates], dtype=torch.float32),
-            torch.tensor([0, len(candidates)], dtype=torch.int32),
-            torch.tensor([-(-budget // self.width)], dtype=torch.int32),
-            torch.tensor([budget], dtype=torch.int32),
-            rule="topk",
-        ).tolist()
-        pairs = list(zip(candidates, widths, strict=True))
-        return Decision([p for p in pairs if p[1]], [node for node, width in pairs if not width])
+        return Allocation(candidates, -(-budget // self.width), budget)

@@ -1,0 +1,157 @@
+"""Who is in the forest: problems join while there is room, are put off when pages run short, and leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from tts_kernels import _ext
+from tts_kernels.answers import same_answer
+from tts_kernels.scorers import PathTooLong, Scores
+from tts_kernels.search import Problem, Sampling, SearchResult, SearchStats
+from tts_kernels.selection import Selection, collect_candidates, select_answer
+from tts_kernels.strategies import Decision, Strategy
+from tts_kernels.tree import Node, SearchTree
+
+if TYPE_CHECKING:
+    from tts_kernels.decoder import Decoder
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Search:
+    """One problem under way. ``kv``: forest node of every tree node that may still be expanded.
+    ``decision``: its next move, once known.
+
+    The last token of a node is never in the pool: it is fed when the node is expanded, together with its siblings'.
+    """
+
+    problem: Problem
+    tree: SearchTree
+    stats: SearchStats
+    kv: dict[int, int] = field(default_factory=dict)
+    decision: Decision | None = None
+    alive: bool = True
+
+
+@dataclass(eq=False)
+class Row:
+    """One node that is growing: its forest node and the state of its separator automaton."""
+
+    search: Search
+    node: Node
+    kv: int
+    whole: bool = False
+    detector_state: int = 0
+
+
+class Admission:
+    """The problems of one run: waiting, active, failed."""
+
+    def __init__(self, decoder: Decoder, strategy: Strategy, sampling: Sampling, select: Selection) -> None:
+        self.decoder = decoder
+        self.policy = decoder.policy
+        self.scorer = decoder.scorer
+        self.sampling = sampling
+        self.select: Selection = select
+        self.waiting: deque[tuple[Problem, list[int], int]] = deque()
+        self.active: list[Search] = []
+        self.failed: list[SearchResult] = []
+        self.out_of_pages: type[Exception] = _ext.host().OutOfPages
+        # How many problems may run at once. Where pages run short the limit falls, and rises as problems finish.
+        self.limit = self.most_active = max(1, decoder.max_rows // strategy.budget)
+
+    def admit(self) -> None:
+        """Let waiting problems in, first come first served: all the prompts that fit are fed together."""
+        joining: list[Search] = []
+        while self.waiting and len(self.active) + len(joining) < self.most_active:
+            problem, prompt, restarts = self.waiting.popleft()
+            tree = SearchTree(problem, prompt, self.sampling.seed)
+            joining.append(Search(problem, tree, SearchStats(restarts=restarts)))
+        while joining:
+            try:
+                self.prefill(joining)
+                self.active += joining
+                return
+            except PathTooLong as error:
+                search = next(search for search in joining if search.tree is error.tree)
+                joining.remove(search)
+                self.failed.append(self.result(search, str(error)))
+            except self.out_of_pages as error:
+                last = joining.pop()
+                if joining or self.active:
+                    self.waiting.appendleft((last.problem, last.tree.root.tokens, last.stats.restarts))
+                    self.most_active = max(1, len(self.active) + len(joining))
+                else:
+                    self.failed.append(self.result(last, str(error)))
+
+    def prefill(self, searches: list[Search]) -> None:
+        """Feed the prompts, all but the last token of each; on OutOfPages nothing is left behind."""
+        forest = self.policy.forest
+        roots = forest.add_roots(len(searches))
+        prompts = [search.tree.root.tokens[:-1] for search in searches]
+        counts = np.array([len(prompt) for prompt in prompts], np.int32)
+        try:
+            self.policy.hidden(roots, np.concatenate(prompts), counts, np.empty(0, np.int64))
+            self.scorer.add([search.tree for search in searches])
+        except BaseException:
+            forest.release(roots)
+            raise
+        for search, root, count in zip(searches, roots.tolist(), counts.tolist(), strict=True):
+            search.kv[0] = root
+            search.stats.prompt_tokens += count
+
+    def leave(self, search: Search) -> None:
+        """Give back everything the search holds."""
+        search.alive = False
+        self.active.remove(search)
+        self.policy.forest.release(np.array(list(search.kv.values()), np.int32))
+        search.kv.clear()
+        self.scorer.drop(search.tree)
+
+    def with_room(self, rows: list[Row], primitive: Callable[[list[Row]], T]) -> tuple[list[Row], T | None]:
+        """Run an all-or-nothing primitive of the policy. While pages are short, the scorer gives pages back first; then
+        the problem that came last is put off."""
+        while rows := [row for row in rows if row.search.alive]:
+            try:
+                return rows, primitive(rows)
+            except self.out_of_pages as error:
+                if not self.scorer.spill():
+                    self.put_off(str(error))
+        return [], None
+
+    def put_off(self, reason: str) -> None:
+        """The problem that came last makes room and starts again later; alone it has failed."""
+        victim = self.active[-1]
+        self.leave(victim)
+        if self.active:
+            self.most_active = len(self.active)
+            self.waiting.appendleft((victim.problem, victim.tree.root.tokens, victim.stats.restarts + 1))
+        else:
+            self.failed.append(self.result(victim, reason))
+
+    def scored(self, rows: list[Row]) -> tuple[list[Row], Scores | None]:
+        """Have these nodes scored. A problem whose paths are too long for the scorer has failed."""
+        while rows := [row for row in rows if row.search.alive]:
+            try:
+                return rows, self.scorer.score([(row.search.tree, row.node) for row in rows])
+            except self.out_of_pages as error:
+                self.put_off(str(error))
+            except PathTooLong as error:
+                search = next(row.search for row in rows if row.search.tree is error.tree)
+                self.leave(search)
+                self.failed.append(self.result(search, str(error)))
+        return [], None
+
+    def result(self, search: Search, error: str | None = None) -> SearchResult:
+        tree = search.tree
+        candidates = collect_candidates(tree, self.decoder.tokenizer)
+        answer = None if error else select_answer(candidates, self.select)
+        expected = search.problem.answer
+        correct = None if expected is None or error else same_answer(answer, expected)
+        return SearchResult(search.problem, answer, correct, candidates, tree, search.stats, error)
