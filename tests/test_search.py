@@ -31,17 +31,18 @@ def make_problems(count, seed=0):
 
 
 def make_decoder(
-    *, pages=400, prm_pages=None, page_size=4, backend=None, aggregate="last", family="llama", max_rows=64
+    *, pages=400, prm_pages=None, page_size=4, backend=None, aggregate="last", family="llama", max_rows=64, shared=False
 ):
+    """shared: policy and reward model have ``pages`` frames together."""
     prm = Prm.inline(
         REWARD_MODEL,
         good_id=GOOD,
         bad_id=BAD,
         tag_id=SEPARATORS[0],
         aggregate=aggregate,
-        num_pages=prm_pages or pages,
         page_size=page_size,
         backend=backend,
+        **({} if shared else {"num_pages": prm_pages or pages}),
     )
     return Decoder(
         tiny_model(family),
@@ -55,12 +56,13 @@ def make_decoder(
     )
 
 
-def poison_free_pages(pool, held):
-    """NaN into every page that no held node's path runs through."""
-    free = torch.ones(pool.num_pages, dtype=torch.bool)
-    for node in held:
-        free[torch.from_numpy(pool.forest.page_table(node)).long() // pool.forest.page_stride] = False
-    pool.pages[free] = torch.nan
+def poison_free_pages(*pools):
+    """NaN into every page that no held node's path runs through. pools: with the held nodes of each, in one memory."""
+    free = torch.ones(pools[0][0].num_pages, dtype=torch.bool)
+    for pool, held in pools:
+        for node in held:
+            free[torch.from_numpy(pool.forest.page_table(node)).long() // pool.forest.page_stride] = False
+    pools[0][0].pages[free] = torch.nan
 
 
 class CheckedRun(Run):
@@ -69,8 +71,11 @@ class CheckedRun(Run):
     compared = 0
 
     def feed_last(self, rows):
-        held = [kv for search in self.active for kv in search.kv.values()]
-        poison_free_pages(self.policy.pool, held)
+        pools = [(self.policy.pool, [kv for search in self.active for kv in search.kv.values()])]
+        if self.scorer.model.pool.memory is self.policy.pool.memory:
+            entries = [entry for known in self.scorer._entries.values() for entry in known.values()]
+            pools.append((self.scorer.model.pool, {entry.kv for entry in entries if entry.kv is not None}))
+        poison_free_pages(*pools)
         logits = super().feed_last(rows)
         self.policy.forest.check()
         paths = [row.search.tree.root.tokens + row.search.tree.solution(row.node) for row in rows]
@@ -125,6 +130,32 @@ def test_every_logit_of_every_search_is_the_dense_one(checked, page_size, strate
     assert CheckedRun.compared > 24 * strategy.budget
     assert decoder.policy.forest.free_pages == decoder.policy.forest.num_pages
     assert decoder.scorer.model.forest.free_pages == decoder.scorer.model.forest.num_pages
+
+
+@pytest.mark.parametrize("frames", [1000, 130])
+def test_policy_and_reward_model_share_their_memory(checked, frames):
+    """Roomy, and so tight that pages of the reward model are given up and computed again: the same dense values."""
+    decoder, stats = make_decoder(shared=True, pages=frames, max_rows=512), RunStats()
+    problems = make_problems(12, seed=9)
+    results = list(decoder.search(problems, Beam(8, 4), SHORT, stats=stats))
+    assert outline(results) == outline(make_decoder(pages=2000, max_rows=512).search(problems, Beam(8, 4), SHORT))
+    assert CheckedRun.compared > 12 * 8
+    assert decoder.policy.forest.free_pages == frames
+    assert (stats.scorer["spilled_pages"] > 0) == (stats.scorer["recomputed_tokens"] > 0) == (frames == 130)
+    # The policy makes room for itself only when the reward model has nothing left.
+    assert frames == 130 or not any(result.stats.restarts for result in results)
+
+
+def test_the_reward_model_gives_way_before_the_policy_starves():
+    """Pages for the policy alone, and for one problem of the reward model: nothing is put off."""
+    alone, stats = make_decoder(pages=400, max_rows=512), RunStats()
+    problems = make_problems(4)
+    expected = outline(alone.search(problems, Beam(8, 4), SHORT, stats=stats))
+    needed = stats.policy["peak_pages"] + stats.scorer["peak_pages"] // 3
+    tight, stats = make_decoder(shared=True, pages=needed, max_rows=512), RunStats()
+    results = list(tight.search(problems, Beam(8, 4), SHORT, stats=stats))
+    assert outline(results) == expected
+    assert stats.scorer["spilled_pages"] > 0 and not any(result.stats.restarts for result in results)
 
 
 def outline(results):

@@ -49,6 +49,8 @@ def summary_row(results: Sequence[SearchResult], stats: RunStats) -> dict[str, s
         "accuracy": "-" if share is None else f"{share:.1%}",
         "policy tokens": f"{policy.get('tokens', 0):,}",
         "PRM tokens": f"{scorer.get('tokens', 0):,}",
+        "  paths read whole": f"{scorer.get('whole_path_tokens', 0):,}",
+        "  read again": f"{scorer.get('recomputed_tokens', 0):,}",
         "policy FLOPs": f"{policy.get('flops', 0):.2e}",
         "PRM FLOPs": f"{scorer.get('flops', 0):.2e}",
         "attention bytes": _bytes(moved("")),
@@ -57,6 +59,7 @@ def summary_row(results: Sequence[SearchResult], stats: RunStats) -> dict[str, s
         "  every path by itself": against("_unshared"),
         "  concatenated and expanded": against("_hugging_face"),
         "peak pages": f"{policy.get('peak_pages', 0):,} + {scorer.get('peak_pages', 0):,}",
+        "PRM pages given up": f"{scorer.get('spilled_pages', 0):,}",
         "seconds": f"{stats.seconds:.1f}",
     }
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -56,7 +56,13 @@ class Checkpoint:
 
     def load(self, kind: Any) -> PreTrainedModel:
         """The model by one of transformers' Auto classes. Raises ValueError when weights are missing."""
-        model, report = kind.from_pretrained(self.path, output_loading_info=True, **self.options)
+        # Heads that transformers does not know are read apart; it need not warn of them.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            model, report = kind.from_pretrained(self.path, output_loading_info=True, **self.options)
+        finally:
+            logging.set_verbosity(verbosity)
         missing = sorted(report["missing_keys"])
         if missing:
             raise ValueError(f"{self.name}: {self.path!r} must hold {kind.__name__}'s weights, {missing[0]} is missing")

@@ -12,8 +12,9 @@ _SLOTS = ("\x02q\x03", "\x02a\x03", "\x02b\x03", "\x02c\x03")
 
 @dataclass(frozen=True)
 class Format:
-    """The text of a path: ``before(question)``, then every step followed by ``after``, with ``between`` from one step's
-    ``after`` to the next step; ``tail`` is put behind the newest step for its judgement and taken away again.
+    """The text of a path: ``before(question)``, then every step followed by ``after``. ``lead`` comes before the first
+    step (unless that is empty), ``between`` before the others; ``tail`` is put behind the newest step for its judgement
+    and taken away again, and empty steps leave no trace then.
 
     A step is judged at the last token of its ``after``, or of ``tail`` where there is one: then only the newest step
     is. ``tag``: the judged token must be this text, which ends ``after``. ``strip``: steps lose the white space around
@@ -23,6 +24,7 @@ class Format:
 
     before: Callable[[str], str]
     after: str = ""
+    lead: str = ""
     between: str = ""
     tail: str = ""
     tag: str | None = None
@@ -37,7 +39,7 @@ class Format:
 
 def tagged(after: str, between: str = "\n") -> Format:
     """Question, space, steps, each followed by a tag: Math-Shepherd's layout (Wang et al. 2312.08935)."""
-    return Format(lambda question: f"{question} ", after, between, tag=after)
+    return Format(lambda question: f"{question} ", after, between=between, tag=after)
 
 
 def lines(tokenizer: Any) -> Format:
@@ -54,7 +56,7 @@ def trl_lines(tokenizer: Any) -> Format:
 
 def pqm() -> Format:
     """PQM (Li and Li 2410.11287): question and steps on lines of their own, a token [PRM] at the end of each step."""
-    return Format(lambda question: f"{question}\n", " [PRM]", "\n", tag="[PRM]", special=False)
+    return Format(lambda question: f"{question}\n", " [PRM]", between="\n", tag="[PRM]", special=False)
 
 
 def chat_tags(tokenizer: Any, tag: str, system: str | None = None) -> Format:
@@ -68,13 +70,13 @@ def chat_turns(tokenizer: Any, good: str) -> Format:
     head, first, again, second, _, strip = _chat(tokenizer, list(_SLOTS))
     if first != second:
         raise ValueError(f"rlhflow: the chat template must render every turn alike, got {first!r}, then {second!r}")
-    return Format(_filled(head, " ", strip), first, good + again, strip=strip, special=False)
+    return Format(_filled(head, "", strip), first, " ", good + again, strip=strip, special=False)
 
 
 def chat_answer(tokenizer: Any, separator: str) -> Format:
     """An outcome reward model: the whole conversation, judged at its last token."""
     head, middle, tail, strip = _chat(tokenizer, [_SLOTS[0], _SLOTS[1]])
-    return Format(_filled(head, middle, strip), "", separator, tail, strip=strip, special=False)
+    return Format(_filled(head, middle, strip), "", "", separator, tail, strip=strip, special=False)
 
 
 def _filled(head: str, middle: str, strip: bool) -> Callable[[str], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Entry:
     kv: int | None = None
     uses: int = 0
 
-    def longest_prefix(self, ids: Sequence[int], most: int) -> Entry | None:
+    def longest_prefix(self, ids: list[int], most: int) -> Entry | None:
         """Of this entry and those it continues the longest that begins ``ids`` and has at most ``most`` tokens."""
         entry: Entry | None = self
         while entry is not None and not (len(entry.stream.ids) <= most and is_prefix(entry.stream.ids, ids)):

@@ -105,6 +105,7 @@ class Prm:
         self.reader = self._make_reader(policy)
         self.model = model
         self.memo = Memo(model)
+        self.whole_path_tokens = 0
 
     def attached(self) -> AbstractContextManager[None]:
         return self.model.attached()
@@ -182,13 +183,15 @@ class Prm:
         parents = [self._entries[tree.problem_id][node.parent] for tree, node in batch]
         items = [(parent.stream, tree, node) for parent, (tree, node) in zip(parents, batch, strict=True)]
         jobs: dict[Any, _Job] = {}
-        keys = []
+        keys, whole = [], 0
         for parent, (tree, node), reading in zip(parents, batch, self.reader.read(items), strict=True):
             longest = [len(place) for place in reading.places if isinstance(place, list)]
             self._check_length(tree, max([len(reading.stream.ids) + len(reading.tail), *longest]))
+            whole += len(reading.stream.ids) + len(reading.tail)
             keys.append((parent, tuple(reading.stream.ids), tuple(reading.tail), len(reading.places)))
             jobs.setdefault(keys[-1], _Job(reading, parent)).nodes.append(node)
         scores = self._judge(list(jobs.values()))
+        self.whole_path_tokens += whole
         for key, (tree, node) in zip(keys, batch, strict=True):
             entry = jobs[key].entry
             assert entry is not None
@@ -203,6 +206,8 @@ class Prm:
         feeds, alone = [], []
         for job in jobs:
             job.entry, feed, detours = _feeds(job)
+            begin = len(job.entry.base.stream.ids) if job.entry.base else 0
+            self.memo.recomputed_tokens += max(0, len(job.parent.stream.ids) - begin) if feed else 0
             feeds += [feed] if feed else []
             alone += detours
         fed = [job for job in jobs if job.entry is not job.parent]
@@ -262,8 +267,12 @@ class Prm:
             )
 
     def counters(self) -> dict[str, int]:
-        spilled, again = self.memo.spilled_pages, self.memo.recomputed_tokens
-        return self.model.counters() | {"spilled_pages": spilled, "recomputed_tokens": again}
+        """As of the model, and ``whole_path_tokens``: what reading every node's path whole would have taken."""
+        return self.model.counters() | {
+            "spilled_pages": self.memo.spilled_pages,
+            "recomputed_tokens": self.memo.recomputed_tokens,
+            "whole_path_tokens": self.whole_path_tokens,
+        }
 
     def check(self) -> None:
         """Raise RuntimeError when the forest and our books disagree."""

@@ -113,6 +113,7 @@ class TokenReader(_FormatReader):
         super().__init__(name, tokenizer, form, policy)
         self._after = self._behind("x", form.after) if form.after else []
         self._between = self._behind("x" + form.after, form.between) if form.between else []
+        self._lead = self.encode(form.lead)
         self._tail = self._behind("x" + form.after, form.tail) if form.tail else []
 
     def root(self, tree: SearchTree) -> Stream:
@@ -124,8 +125,10 @@ class TokenReader(_FormatReader):
     def _read(self, stream: Stream, tree: SearchTree, node: Node) -> Reading:
         ids, count = list(stream.ids), stream.num_steps
         places: list[int | list[int]] = []
-        for step in self.policy.steps(tree, node):
-            ids += (self._between if count else []) + self.policy.trim(step) + self._after
+        for step in map(self.policy.trim, self.policy.steps(tree, node)):
+            if self._tail and not step:
+                continue
+            ids += (self._between if count else self._lead) + step + self._after
             places.append(len(ids) - 1)
             count += 1
         if self._tail:
@@ -147,6 +150,8 @@ class TextReader(_FormatReader):
 
     def root(self, tree: SearchTree) -> Stream:
         text = self.form.before(self.policy.question(tree))
+        if self.form.pieces:
+            return Stream(self.specials + self.encode(text))
         shared = self.encode(text + _PROBES[0])
         for probe in _PROBES[1:]:
             shared = shared[: common(shared, self.encode(text + probe))]
@@ -154,6 +159,8 @@ class TextReader(_FormatReader):
 
     def read(self, batch: list[tuple[Stream, SearchTree, Node]]) -> list[Reading]:
         steps = [list(self.policy.texts(tree, node, self.form.strip)) for _, tree, node in batch]
+        if self.form.tail:
+            steps = [[text for text in texts if text] for texts in steps]
         if self.form.pieces:
             return [self._read_pieces(s, texts) for (s, *_), texts in zip(batch, steps, strict=True)]
         written = [self._written(stream, texts) for (stream, *_), texts in zip(batch, steps, strict=True)]
@@ -183,7 +190,8 @@ class TextReader(_FormatReader):
         """The path's text, and where in it the steps end."""
         text, ends = stream.text, []
         for index, step in enumerate(texts):
-            text += (self.form.between if stream.num_steps + index else "") + step + self.form.after
+            lead = self.form.lead if step else ""
+            text += (self.form.between if stream.num_steps + index else lead) + step + self.form.after
             ends.append(len(text))
         return text, ends
 
@@ -222,8 +230,8 @@ class TextReader(_FormatReader):
         return ids
 
 
-def is_prefix(short: Sequence[int], long: Sequence[int]) -> bool:
-    return common(short, long) == len(short)
+def is_prefix(short: list[int], long: list[int]) -> bool:
+    return long[: len(short)] == short
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

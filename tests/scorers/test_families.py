@@ -1,0 +1,247 @@
+"""Every family of reward models against its published recipe, at every node of random trees."""
+
+import math
+import random
+
+import pytest
+import small_tokenizers
+import torch
+from small_models import KINDS, save
+
+from tts_kernels import _ext, load_scorer
+from tts_kernels.scorers import PolicySide
+from tts_kernels.tree import Problem, SearchTree
+
+if _ext.why_not_native():
+    pytest.skip("the native extension is not built", allow_module_level=True)
+
+QUESTION = "Question: What is 17 * 4 + 9?"
+# Ends that merge with separators and tags, leading and trailing spaces, nothing at all, other scripts.
+STEPS = [
+    "Add 3 and 4 to get 7.", "So x = 3", " a leading space", "a trailing one ", "",
+    "multiply by 5.\nThe sum is 8", "12 - 5 = 7!", "Straße 12 € 你好", "(good)", "\\boxed{7}", "+ -", "Therefore, y = 1:",
+]  # fmt: skip
+SEPARATOR = "\n\n"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Models by name, each made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = save(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+class Growth:
+    """A random tree of random steps, made of a policy's tokens without a policy."""
+
+    def __init__(self, tokenizer, seed, problem="p", steps=STEPS):
+        self.rng = random.Random(seed)
+        self.tokenizer = tokenizer
+        self.choices = steps
+        prompt = tokenizer.encode(f"USER: {QUESTION}")
+        self.tree = SearchTree(Problem(problem, prompt, question=QUESTION), prompt, seed)
+        # What each node adds to its path's steps.
+        self.texts = {0: []}
+
+    def grow(self, parent, width):
+        """``width`` children of one to three steps, some of them alike, some cut short, some ended."""
+        children = self.tree.add_children(parent, width)
+        for child in children:
+            texts = [self.rng.choice(self.choices) for _ in range(self.rng.choice([1, 1, 1, 3]))]
+            if child is not children[0] and self.rng.random() < 0.2:
+                texts = self.texts[children[0].id]
+            child.cut = self.rng.random() < 0.2
+            for index, text in enumerate(texts):
+                ended = index < len(texts) - 1 or not child.cut
+                child.tokens += self.encode(text + SEPARATOR * ended)
+                child.step_ends.append(len(child.tokens))
+            if not child.tokens:
+                child.tokens, child.cut = self.encode(SEPARATOR), False
+                child.step_ends = [len(child.tokens)]
+            self.texts[child.id] = texts
+        return children
+
+    def encode(self, text):
+        """Tokens of a text in the middle of a line: some tokenizers put a space before what they take for a start."""
+        start = self.tokenizer.encode("\n", add_special_tokens=False)
+        both = self.tokenizer.encode("\n" + text, add_special_tokens=False)
+        alone = self.tokenizer.encode(text, add_special_tokens=False)
+        return both[len(start) :] if both[: len(start)] == start else alone
+
+    def steps(self, node):
+        return [text for part in self.tree.lineage(node) for text in self.texts[part.id]]
+
+
+def score_rounds(scorer, growths, rounds=3, check=None):
+    """Grow and score all trees round by round, as a search would; some nodes are pruned."""
+    scorer.add([growth.tree for growth in growths])
+    frontier = [(growth, growth.tree.root) for growth in growths]
+    for _ in range(rounds):
+        new = [(g, child) for g, parent in frontier for child in g.grow(parent, g.rng.randint(1, 3))]
+        scores = scorer.score([(g.tree, child) for g, child in new])
+        scores.write()
+        assert scores.paths.tolist() == [child.score for _, child in new]
+        for growth, parent in frontier:
+            scorer.release(growth.tree, [parent])
+        for growth, child in new:
+            growth.tree.check()
+            check(growth, child)
+        frontier = []
+        for growth, child in new:
+            if growth.rng.random() < 0.3:
+                scorer.release(growth.tree, [child])
+            else:
+                frontier.append((growth, child))
+        scorer.check()
+        if not frontier:
+            break
+    for growth in growths:
+        scorer.drop(growth.tree)
+    assert scorer.model.forest.used_pages == 0
+
+
+def bind(scorer, tokenizer):
+    scorer.bind(PolicySide(tokenizer, SEPARATOR, frozenset([tokenizer.eos_token_id])))
+    # What was never written must not matter.
+    scorer.model.pool.pages.fill_(torch.nan)
+    return scorer
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_text_of_any_policy(name, saved):
+    """The policy has another tokenizer: every step's score is the published recipe's on the text."""
+    made = saved(name)
+    other = "mistral" if made.kind.tokenizer != "mistral" else "llama3"
+    policy = getattr(small_tokenizers, other)()
+    scorer = bind(load_scorer(f"{name}:{made.path}", kv_bytes=1 << 24, page_size=4, tokens="text"), policy)
+
+    def check(growth, node):
+        new = growth.texts[node.id]
+        assert len(node.step_scores) == (any(text.strip() for text in new) if name == "orm" else len(new))
+        if not node.step_scores:
+            return
+        want = made.scores(QUESTION, plain(name, growth.steps(node)))[-len(node.step_scores) :]
+        tolerance = 1e-5 * max(1.0, *(abs(score) for score in want))
+        assert node.step_scores == pytest.approx(want, abs=tolerance)
+
+    with scorer.attached():
+        score_rounds(scorer, [Growth(policy, seed, f"p{seed}") for seed in range(6)], check=check)
+    assert scorer.counters()["recomputed_tokens"] == 0
+
+
+def plain(name, steps):
+    """Steps as the recipe's own users would hand them over."""
+    if name == "rlhflow":
+        return [step.strip() for step in steps]
+    return [step.strip() for step in steps if step.strip()] if name == "orm" else steps
+
+
+def as_ids(tokenizer, step, text):
+    """The step's ids without its separator; where one token holds the end of both, only that is encoded anew."""
+    if SEPARATOR not in tokenizer.decode(step):
+        return step
+    separator = tokenizer.encode(f"x{SEPARATOR}", add_special_tokens=False)[1:]
+    if step[-len(separator) :] == separator:
+        return step[: -len(separator)]
+    kept = next(n for n in range(len(step), -1, -1) if text.startswith(tokenizer.decode(step[:n])))
+    rest = text[len(tokenizer.decode(step[:kept])) :]
+    return step[:kept] + (tokenizer.encode(rest, add_special_tokens=False) if rest else [])
+
+
+# Family -> before, tag and between as texts, to be encoded one by one behind a letter.
+IDS = {
+    "math-shepherd": (f"{QUESTION} ", " ки", "\n"),
+    "skywork": (f"{QUESTION}\n", "\n", ""),
+    "qwen": (
+        "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n",
+        "<extra_0>",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_ids_of_the_same_tokenizer(name, saved):
+    """Policy and reward model share their tokenizer: what the model reads are the policy's very tokens."""
+    made = saved(name)
+    tokenizer, (before, tag, between) = made.tokenizer, IDS[name]
+    scorer = bind(load_scorer(f"{name}:{made.path}", kv_bytes=1 << 24, page_size=4), tokenizer)
+    start = tokenizer.encode(before)
+    tag_ids, between_ids = (tokenizer.encode(f"x{text}", add_special_tokens=False)[1:] for text in (tag, between))
+
+    def check(growth, node):
+        ids = list(start)
+        for part in growth.tree.lineage(node)[1:]:
+            for step, text in zip(growth.tree.steps(part), growth.texts[part.id], strict=True):
+                ids += (between_ids if len(ids) > len(start) else []) + as_ids(tokenizer, step, text) + tag_ids
+        assert scorer._entries[growth.tree.problem_id][node.id].stream.ids == ids
+        hidden = made.model.base_model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]
+        head = scorer.head
+        if head.first:
+            hidden = torch.relu(torch.nn.functional.linear(hidden, *(part.double() for part in head.first)))
+        logits = head.weight.double() @ hidden + (0.0 if head.bias is None else head.bias)
+        want = logits.sigmoid() if head.activation == "sigmoid" else logits.softmax(-1)
+        assert node.step_scores[-1] == pytest.approx(float(want[head.positive]), abs=1e-5)
+
+    with scorer.attached(), torch.inference_mode():
+        score_rounds(scorer, [Growth(tokenizer, seed, f"p{seed}") for seed in range(4)], check=check)
+    assert scorer.counters()["recomputed_tokens"] == 0
+
+
+@pytest.mark.parametrize("aggregate", ["last", "min", "prod", "mean"])
+@pytest.mark.parametrize("name", ["qwen", "pqm"])
+def test_paths_are_aggregated(name, aggregate, saved):
+    made = saved(name)
+    scorer = bind(load_scorer(f"{name}:{made.path}", aggregate=aggregate, num_pages=400), small_tokenizers.llama3())
+    fold = {"last": lambda s: s[-1], "min": min, "prod": math.prod, "mean": lambda s: sum(s) / len(s)}[aggregate]
+
+    def check(growth, node):
+        scores = [score for part in growth.tree.lineage(node) for score in part.step_scores]
+        assert node.score == pytest.approx(fold(scores), rel=1e-4)
+
+    with scorer.attached():
+        score_rounds(scorer, [Growth(small_tokenizers.llama3(), seed, f"p{seed}") for seed in range(3)], check=check)
+
+
+@pytest.mark.parametrize("name", ["math-shepherd", "rlhflow"])
+def test_model_aggregate_judges_the_partial_answer_once(name, saved):
+    """One tag behind all steps, which are joined by the policy's separator; read once per node and taken away again."""
+    made = saved(name)
+    policy = small_tokenizers.qwen()
+    scorer = bind(load_scorer(f"{name}:{made.path}", aggregate="model", kv_bytes=1 << 24), policy)
+
+    def check(growth, node):
+        steps = [step.strip() for step in growth.steps(node)] if name == "rlhflow" else growth.steps(node)
+        if any(growth.texts[node.id]) and node.step_scores:
+            (want,) = made.scores(QUESTION, [SEPARATOR.join(step for step in steps if step)])
+            assert [node.score] == node.step_scores == pytest.approx([want], abs=1e-5)
+
+    with scorer.attached():
+        score_rounds(scorer, [Growth(policy, seed, f"p{seed}") for seed in range(4)], check=check)
+
+
+def test_a_tag_that_later_text_swallows_is_judged_in_the_shorter_text(saved):
+    """The tokenizer makes one token of the tag, the newline behind it and the next newline: in the longer text the tag
+    is gone, in the text up to it it is there."""
+    made = saved("math-psa")
+    policy = small_tokenizers.llama3()
+    scorer = bind(load_scorer(f"math-psa:{made.path}", kv_bytes=1 << 24), policy)
+    steps = ["Add 3", "\nSo x = 3", "\n\nThe answer is 35", "(good)"]
+
+    def check(growth, node):
+        steps = growth.steps(node)
+        begin = len(steps) - len(growth.texts[node.id])
+        want = [made.scores(QUESTION, steps[: end + 1])[-1] for end in range(begin, len(steps))]
+        assert node.step_scores == pytest.approx(want, abs=1e-5)
+
+    with scorer.attached():
+        score_rounds(scorer, [Growth(policy, seed, f"p{seed}", steps) for seed in range(6)], check=check)
+    # Where a tag is swallowed the path is read again from where it still holds.
+    assert scorer.counters()["recomputed_tokens"] > 0
