@@ -95,8 +95,8 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: li
     lines = [
         f"Searches of `make demo` ({demo[0]['problems']} problems; {demo[0]['device']}, one thread):",
         "",
-        "| search | solved | policy tokens | PRM tokens | KV read | unshared | seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| search | solved | policy tokens | PRM tokens | if it read paths whole | KV read | unshared | seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in demo:
         cells = [
@@ -104,6 +104,7 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: li
             f"{float(r['accuracy']):.1%}",
             f"{int(r['policy_tokens']):,}",
             f"{int(r['prm_tokens']):,}",
+            f"{int(r['prm_whole_path_tokens']):,}",
         ]
         cells += [f"{kv_gigabytes(r):.2f} GB", f"{kv_gigabytes(r, '_unshared'):.2f} GB", r["seconds"]]
         lines.append("| " + " | ".join(cells) + " |")
@@ -117,7 +118,41 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: li
         "|---|---|---|",
     ]
     lines += [f"| {r['system']} | {r['seconds']} | {r['tokens_per_second']} |" for r in decode]
-    return "\n".join([*lines, "", *traffic_table(traffic)])
+    return "\n".join(
+        [*lines, "", *beam_table(read("beam")), "", *memory_table(read("prm_memory")), "", *traffic_table(traffic)]
+    )
+
+
+def beam_table(beam: list[dict[str, str]]) -> list[str]:
+    b = beam[0]
+    lines = [
+        f"Beam search with a reward model: {b['branches']} branches x {b['depth']} steps of {b['step_tokens']} tokens over a "
+        f"prompt of {b['prefix']}, both models of SmolLM2-135M's shape in {b['dtype']} ({b['device']}, threads: "
+        f"{b['threads']}; one run). The other is search-and-learn's scheme on transformers; its generation would gain from "
+        "a server with a prefix cache, its scoring is as published:",
+        "",
+        "| system | seconds | generation | scoring | policy tokens | PRM tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in beam:
+        cells = [r["system"], r["seconds"], r["seconds_generation"], r["seconds_scoring"]]
+        cells += [f"{int(r['policy_tokens']):,}", f"{int(r['prm_tokens']):,}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def memory_table(memory: list[dict[str, str]]) -> list[str]:
+    sizes = sorted({int(r["vocab"]) for r in memory})
+    peaks = {(r["system"], int(r["vocab"])): float(r["peak_mb"]) for r in memory}
+    lines = [
+        "Peak memory of scoring 8 paths of 512 tokens, beyond the weights:",
+        "",
+        f"| system | {' | '.join(f'vocabulary of {size:,}' for size in sizes)} |",
+        f"|---|{'---|' * len(sizes)}",
+    ]
+    for system in dict.fromkeys(r["system"] for r in memory):
+        lines.append(f"| {system} | {' | '.join(f'{peaks[system, size]:,.0f} MB' for size in sizes)} |")
+    return lines
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ QUESTION = "Question: What is 17 * 4 + 9?"
 # Ends that merge with separators and tags, leading and trailing spaces, nothing at all, other scripts.
 STEPS = [
     "Add 3 and 4 to get 7.", "So x = 3", " a leading space", "a trailing one ", "",
-    "multiply by 5.\nThe sum is 8", "12 - 5 = 7!", "Straße 12 € 你好", "(good)", "\\boxed{7}", "+ -", "Therefore, y = 1:",
+    "multiply by 5.\nThe sum is 8", "12 - 5 = 7!", "Straße 12 € 你好", "(good)", "\\boxed{7}", "+ -",
+    "Therefore, y = 1:",
 ]  # fmt: skip
 SEPARATOR = "\n\n"
 

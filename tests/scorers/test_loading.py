@@ -56,7 +56,7 @@ def test_the_config_tells_the_family(folder):
             isinstance(scorer, Prm) and scorer.head.activation == load_scorer(f"{name}:{folder(name)}").head.activation
         )
     with pytest.raises(
-        ValueError, match="must be named by its family, one of math-shepherd, .*'LlamaForCausalLM' does"
+        ValueError, match=r"must be named by its family, one of math-shepherd, .*'LlamaForCausalLM' does"
     ):
         load_scorer(f"prm:{folder('er-prm')}")
 
@@ -193,3 +193,12 @@ def test_options_that_do_not_fit(folder):
         scorer.bind(PolicySide())
     assert load_scorer(f"pqm:{folder('pqm')}", activation="sigmoid").bounded
     assert not load_scorer(f"pqm:{folder('pqm')}").bounded
+
+
+def test_one_decoder_at_a_time(folder):
+    scorer = load_scorer(f"qwen:{folder('qwen')}", num_pages=64)
+    scorer.bind(side())
+    with scorer.attached():
+        scorer.add([SearchTree(Problem("p", "Q"), [1], 0)])
+    with pytest.raises(RuntimeError, match="a scorer serves one decoder at a time"):
+        scorer.bind(side())
