@@ -57,7 +57,7 @@ def test_info_says_what_runs_and_why_not():
         (["--temperature", "-1"], "temperature must be in"),
         (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, got 'int8'"),
         (["--model", "nowhere/at/all"], "--model nowhere/at/all:"),
-        (["--scorer", "prm"], "spec must be 'logprob' or 'FAMILY:PATH_OR_ID' of prm, math-shepherd"),
+        (["--scorer", "prm"], "spec must be one of logprob, gsm8k, math, ifeval or FAMILY:PATH_OR_ID of prm, genrm"),
         (["--scorer", "prm:/nowhere"], "prm: no model can be read from '/nowhere'"),
         (["--aggregate", "sum"], "aggregate must be one of last, min, prod, mean, model, got 'sum'"),
         (["--backend", "triton", "--limit", "1"], "cannot run here"),

@@ -86,8 +86,12 @@ def search(
     max_depth: Annotated[int | None, typer.Option(help="beam: steps after which a path is cut")] = None,
     select: Annotated[str, typer.Option(help="weighted, majority or best")] = "weighted",
     model: Annotated[str, typer.Option(help="folder or name of a causal LM")] = str(assets.POLICY),
-    scorer: Annotated[str, typer.Option(help="prm:PATH or logprob")] = f"prm:{assets.PRM}",
-    aggregate: Annotated[str | None, typer.Option(help="last, min, prod or mean; else as the scorer says")] = None,
+    scorer: Annotated[
+        str, typer.Option(help="FAMILY:PATH_OR_ID, or logprob, gsm8k, math, ifeval")
+    ] = f"prm:{assets.PRM}",
+    aggregate: Annotated[
+        str | None, typer.Option(help="last, min, prod, mean or model; else the published way")
+    ] = None,
     separator: Annotated[str | None, typer.Option(help="what ends a step")] = None,
     chat: Annotated[bool, typer.Option(help="use the tokenizer's chat template where it has one")] = True,
     temperature: float = 0.8,

@@ -47,8 +47,8 @@ class KVMemory:
     """Memory that several models share: frames, each of which holds one page of any of them.
 
     kv_bytes, or num_pages: how much. Who needs a page takes a free frame, so memory is divided by need from call to
-    call. A frame is as large as the largest page among ``layouts``. Memory is not initialised; kernels read only what was written.
-    Raises ValueError when not even one frame fits.
+    call. A frame is as large as the largest page among ``layouts``. Memory is not initialised; kernels read only what
+    was written. Raises ValueError when not even one frame fits.
     """
 
     def __init__(

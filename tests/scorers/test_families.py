@@ -10,7 +10,7 @@ from small_models import KINDS, save
 
 from tts_kernels import _ext, load_scorer
 from tts_kernels.scorers import PolicySide
-from tts_kernels.tree import Problem, SearchTree
+from tts_kernels.tree import Problem, SearchTree, State
 
 if _ext.why_not_native():
     pytest.skip("the native extension is not built", allow_module_level=True)
@@ -51,7 +51,8 @@ class Growth:
         self.texts = {0: []}
 
     def grow(self, parent, width):
-        """``width`` children of one to three steps, some of them alike, some cut short, some ended."""
+        """``width`` children of one to three steps, some of them alike, some cut short, some the end of the solution,
+        which may be a step without any text: it has no score."""
         children = self.tree.add_children(parent, width)
         for child in children:
             texts = [self.rng.choice(self.choices) for _ in range(self.rng.choice([1, 1, 1, 3]))]
@@ -65,6 +66,13 @@ class Growth:
             if not child.tokens:
                 child.tokens, child.cut = self.encode(SEPARATOR), False
                 child.step_ends = [len(child.tokens)]
+            if self.rng.random() < 0.2:
+                child.tokens.append(self.tokenizer.eos_token_id)
+                child.state = State.FINISHED
+                if child.cut:
+                    child.cut, child.step_ends[-1] = False, len(child.tokens)
+                else:
+                    child.step_ends.append(len(child.tokens))
             self.texts[child.id] = texts
         return children
 
@@ -95,7 +103,7 @@ def score_rounds(scorer, growths, rounds=3, check=None):
             check(growth, child)
         frontier = []
         for growth, child in new:
-            if growth.rng.random() < 0.3:
+            if child.state is State.FINISHED or growth.rng.random() < 0.3:
                 scorer.release(growth.tree, [child])
             else:
                 frontier.append((growth, child))
@@ -180,7 +188,8 @@ def test_ids_of_the_same_tokenizer(name, saved):
     def check(growth, node):
         ids = list(start)
         for part in growth.tree.lineage(node)[1:]:
-            for step, text in zip(growth.tree.steps(part), growth.texts[part.id], strict=True):
+            for step, text in zip(growth.tree.steps(part), growth.texts[part.id], strict=False):
+                step = [token for token in step if token != tokenizer.eos_token_id]
                 ids += (between_ids if len(ids) > len(start) else []) + as_ids(tokenizer, step, text) + tag_ids
         assert scorer._entries[growth.tree.problem_id][node.id].stream.ids == ids
         hidden = made.model.base_model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]

@@ -43,8 +43,12 @@ def side(tokenizer=None, separator="\n\n"):
 
 def test_unknown_specs():
     for spec in ("prm", "qwen", "shepherd:/x", "qwen:"):
-        with pytest.raises(ValueError, match=r"spec must be 'logprob' or 'FAMILY:PATH_OR_ID' of prm, math-shepherd"):
+        with pytest.raises(
+            ValueError, match=r"must be one of logprob, gsm8k, math, ifeval or FAMILY:PATH_OR_ID of prm, g"
+        ):
             load_scorer(spec)
+    with pytest.raises(ValueError, match="aggregate must be left out for logprob, got 'min'"):
+        load_scorer("logprob", aggregate="min")
     with pytest.raises(ValueError, match="qwen: no model can be read from '/nowhere'"):
         load_scorer("qwen:/nowhere")
 

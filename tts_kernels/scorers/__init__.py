@@ -11,15 +11,18 @@ import torch
 from tts_kernels.scorers.base import AGGREGATES, Aggregate, HostScorer, PathTooLong, Scorer, Scores
 from tts_kernels.scorers.checkpoint import Checkpoint
 from tts_kernels.scorers.families import FAMILIES, check_architecture, family_of, single_token
+from tts_kernels.scorers.generative import GenerativeVerifier, Verification
 from tts_kernels.scorers.heads import causal, vocabulary_rows, with_activation
 from tts_kernels.scorers.log_prob import LogProbScorer
 from tts_kernels.scorers.prm import Prm
 from tts_kernels.scorers.reader import InlineReader, Reader, TextReader, TokenReader
 from tts_kernels.scorers.steps import PolicySide
+from tts_kernels.scorers.verifiable import VerifiableScorer
+from tts_kernels.scorers.verifiers import VERIFIERS
 
 __all__ = [
-    "AGGREGATES", "FAMILIES", "Aggregate", "HostScorer", "LogProbScorer", "PathTooLong", "PolicySide", "Prm", "Scorer",
-    "Scores", "load_scorer",
+    "AGGREGATES", "FAMILIES", "Aggregate", "GenerativeVerifier", "HostScorer", "LogProbScorer", "PathTooLong",
+    "PolicySide", "Prm", "Scorer", "Scores", "VerifiableScorer", "Verification", "load_scorer",
 ]  # fmt: skip
 
 Tokens = Literal["auto", "ids", "text"]
@@ -37,23 +40,30 @@ def load_scorer(
     **options: Any,
 ) -> Scorer:
     """``"FAMILY:PATH_OR_ID"`` with a family of FAMILIES; ``"prm:PATH_OR_ID"``, whose family the model's config or its
-    ``scorer.json`` tells; ``"logprob"``.
+    ``scorer.json`` tells; ``"genrm:PATH_OR_ID"``, a causal LM that judges in words; ``"gsm8k"``, ``"math"``,
+    ``"ifeval"``, which compare with the problem's answer; ``"logprob"``.
 
     aggregate: how step scores combine along a path; None takes the family's published way, or what ``scorer.json``
     says. tokens: "ids" hands the policy's token ids over as they are, "text" encodes the text of its steps, "auto" does
     the first where both tokenizers have the same vocabulary. activation: for heads with one output, instead of the
     published one. options: ``kv_bytes`` or ``num_pages`` for a pool of its own
-    instead of a share of the policy's memory, ``page_size``, ``backend``.
+    instead of a share of the policy's memory, ``page_size``, ``backend``; for genrm those of GenerativeVerifier.
     Raises ValueError for another spec, or a model that is not of the family.
     """
     kind, _, path = spec.partition(":")
-    if spec == "logprob":
-        return LogProbScorer()
-    if not path or kind not in ("prm", *FAMILIES):
-        families = ", ".join(["prm", *FAMILIES])
-        raise ValueError(f"load_scorer: spec must be 'logprob' or 'FAMILY:PATH_OR_ID' of {families}; got {spec!r}")
+    if spec not in ("logprob", *VERIFIERS) and (not path or kind not in ("prm", "genrm", *FAMILIES)):
+        alone, families = ", ".join(["logprob", *VERIFIERS]), ", ".join(["prm", "genrm", *FAMILIES])
+        raise ValueError(f"load_scorer: spec must be one of {alone} or FAMILY:PATH_OR_ID of {families}; got {spec!r}")
     if tokens not in get_args(Tokens):
         raise ValueError(f"load_scorer: tokens must be auto, ids or text, got {tokens!r}")
+    if kind in ("logprob", "genrm", *VERIFIERS):
+        if aggregate is not None:
+            raise ValueError(f"load_scorer: aggregate must be left out for {kind}, got {aggregate!r}")
+        if kind == "genrm":
+            return GenerativeVerifier.from_pretrained(
+                path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, **options
+            )
+        return LogProbScorer() if kind == "logprob" else VerifiableScorer(kind)
     settings_path = Path(path) / "scorer.json"
     settings = json.loads(settings_path.read_text()) if kind == "prm" and settings_path.is_file() else {}
     aggregate = aggregate or settings.get("aggregate")

@@ -203,11 +203,11 @@ class Prm:
 
     def _judge(self, jobs: list[_Job]) -> Scores:
         """Read every job's new tokens and score its steps."""
-        feeds, alone = [], []
+        feeds, alone, again = [], [], 0
         for job in jobs:
             job.entry, feed, detours = _feeds(job)
             begin = len(job.entry.base.stream.ids) if job.entry.base else 0
-            self.memo.recomputed_tokens += max(0, len(job.parent.stream.ids) - begin) if feed else 0
+            again += max(0, len(job.parent.stream.ids) - begin) if feed else 0
             feeds += [feed] if feed else []
             alone += detours
         fed = [job for job in jobs if job.entry is not job.parent]
@@ -219,6 +219,7 @@ class Prm:
             self.model.forest.release(nodes)
             raise
         self.model.forest.release(others)
+        self.memo.recomputed_tokens += again
         for job, node in zip(fed, nodes, strict=True):
             job.entry.kv = node  # type: ignore[union-attr]
         straight, apart = iter(where), (len(hidden) + place for place in where_alone)

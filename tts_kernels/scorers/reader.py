@@ -144,6 +144,9 @@ class TextReader(_FormatReader):
 
     def __init__(self, name: str, tokenizer: Any, form: Format, policy: PolicySide) -> None:
         super().__init__(name, tokenizer, form, policy)
+        if not tokenizer.is_fast:
+            got = type(tokenizer).__name__
+            raise ValueError(f"{name}: the tokenizer must be a fast one, which tells where its tokens end, got {got}")
         shown = "x" + form.after
         ids = self.encode(shown)
         self._stable = all(is_prefix(ids, self.encode(shown + form.between + probe)) for probe in _PROBES)
