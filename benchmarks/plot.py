@@ -126,10 +126,10 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: li
 def beam_table(beam: list[dict[str, str]]) -> list[str]:
     b = beam[0]
     lines = [
-        f"Beam search with a reward model: {b['branches']} branches x {b['depth']} steps of {b['step_tokens']} tokens over a "
-        f"prompt of {b['prefix']}, both models of SmolLM2-135M's shape in {b['dtype']} ({b['device']}, threads: "
-        f"{b['threads']}; one run). The other is search-and-learn's scheme on transformers; its generation would gain from "
-        "a server with a prefix cache, its scoring is as published:",
+        f"Beam search with a reward model: {b['branches']} branches x {b['depth']} steps of {b['step_tokens']} tokens "
+        f"over a prompt of {b['prefix']}, both models of SmolLM2-135M's shape in {b['dtype']} ({b['device']}, threads: "
+        f"{b['threads']}; one run). The other is search-and-learn's scheme on transformers; its generation would gain "
+        "from a server with a prefix cache, its scoring is as published:",
         "",
         "| system | seconds | generation | scoring | policy tokens | PRM tokens |",
         "|---|---|---|---|---|---|",

@@ -93,6 +93,8 @@ def score_rounds(scorer, growths, rounds=3, check=None):
     frontier = [(growth, growth.tree.root) for growth in growths]
     for _ in range(rounds):
         new = [(g, child) for g, parent in frontier for child in g.grow(parent, g.rng.randint(1, 3))]
+        # Problems and siblings need not come in order.
+        growths[0].rng.shuffle(new)
         scores = scorer.score([(g.tree, child) for g, child in new])
         scores.write()
         assert scores.paths.tolist() == [child.score for _, child in new]
@@ -255,3 +257,18 @@ def test_a_tag_that_later_text_swallows_is_judged_in_the_shorter_text(saved):
         score_rounds(scorer, [Growth(policy, seed, f"p{seed}", steps) for seed in range(6)], check=check)
     # Where a tag is swallowed the path is read again from where it still holds.
     assert scorer.counters()["recomputed_tokens"] > 0
+
+
+def test_in_turns_where_pages_are_short(saved):
+    """Room for a few problems at a time: scores, and their order, are the recipe's all the same."""
+    made, policy = saved("qwen"), small_tokenizers.llama3()
+    scorer = bind(load_scorer(f"qwen:{made.path}", num_pages=130, page_size=4), policy)
+
+    def check(growth, node):
+        if node.step_scores:
+            want = made.scores(QUESTION, growth.steps(node))[-len(node.step_scores) :]
+            assert node.step_scores == pytest.approx(want, abs=1e-5)
+
+    with scorer.attached():
+        score_rounds(scorer, [Growth(policy, seed, f"p{seed}") for seed in range(5)], check=check)
+    assert scorer.counters()["spilled_pages"] > 0

@@ -26,10 +26,10 @@ class Entry:
     kv: int | None = None
     uses: int = 0
 
-    def longest_prefix(self, ids: list[int], most: int) -> Entry | None:
-        """Of this entry and those it continues the longest that begins ``ids`` and has at most ``most`` tokens."""
+    def longest_prefix(self, ids: list[int]) -> Entry | None:
+        """Of this entry and those it continues the longest that begins ``ids``."""
         entry: Entry | None = self
-        while entry is not None and not (len(entry.stream.ids) <= most and is_prefix(entry.stream.ids, ids)):
+        while entry is not None and not is_prefix(entry.stream.ids, ids):
             entry = entry.base
         return entry
 

@@ -296,12 +296,12 @@ def _feeds(job: _Job) -> tuple[Entry, Feed | None, list[Feed]]:
     alone = []
     for place in reading.places:
         if isinstance(place, list):
-            base = job.parent.longest_prefix(place, len(place) - 1)
+            base = job.parent.longest_prefix(place)
             begin = len(base.stream.ids) if base else 0
             alone.append(Feed(base, place[begin:], [len(place) - 1 - begin]))
     if not reading.places and ids == job.parent.stream.ids:
         return job.parent, None, alone
-    base = job.parent.longest_prefix(ids, min(straight, default=len(ids)))
+    base = job.parent.longest_prefix(ids)
     begin = len(base.stream.ids) if base else 0
     feed = Feed(base, ids[begin:] + reading.tail, [place - begin for place in straight])
     return Entry(reading.stream, base), feed, alone
