@@ -158,6 +158,17 @@ def test_the_reward_model_gives_way_before_the_policy_starves():
     assert stats.scorer["spilled_pages"] > 0 and not any(result.stats.restarts for result in results)
 
 
+def test_the_reward_models_prompts_make_room_for_the_policys_solutions():
+    """Whole solutions: the policy is at its largest while the reward model has read nothing but the prompts."""
+    problems = [Problem(p.id, [5] * 40 + list(p.prompt)) for p in make_problems(4)]
+    stats = RunStats()
+    expected = outline(make_decoder(pages=400).search(problems, BestOfN(8), SHORT, stats=stats))
+    tight = make_decoder(shared=True, pages=stats.policy["peak_pages"] + 8)
+    results = list(tight.search(problems, BestOfN(8), SHORT, stats=stats))
+    assert outline(results) == expected
+    assert stats.scorer["spilled_pages"] > 0 and not any(result.stats.restarts for result in results)
+
+
 def outline(results):
     """Everything about the trees that must not depend on company or backend, by problem."""
     return {

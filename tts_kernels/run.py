@@ -190,12 +190,15 @@ class Run(Admission):
             rows = self.take(rows, tokens, log_probs)
 
     def judge(self) -> None:
-        """Score the nodes that ended; their parents, and those that ended for good, need no KV any more."""
+        """Score the nodes that ended. Their parents need no KV of the scorer any more; those that ended for good need
+        none at all, of the policy's not even for their judgement, which may need the room."""
         # A solution's order in the tree, not the moment it ended, decides who comes first in a tie.
         order = {search: rank for rank, search in enumerate(self.active)}
         ended = [row for row in self.ended if row.search.alive]
         ended.sort(key=lambda row: (order[row.search], row.node.path))
         self.ended = []
+        final = [row for row in ended if row.node.state is not State.OPEN]
+        self.policy.forest.release(np.array([row.search.kv.pop(row.node.id) for row in final], np.int32))
         rows, scores = self.scored(ended)
         if scores is None:
             return
@@ -205,11 +208,9 @@ class Run(Admission):
             self.decide(self.active)
         else:
             self.decide(self.active, rows, scores)
-        for row in rows:
-            tree, node = row.search.tree, row.node
-            if node.state is not State.OPEN:
-                self.policy.forest.release(np.array([row.search.kv.pop(node.id)], np.int32))
-                self.scorer.release(tree, [node])
+        for row in final:
+            if row.search.alive:
+                self.scorer.release(row.search.tree, [row.node])
         parents = {(row.search, row.node.parent): None for row in rows}
         for search, parent in parents:
             self.scorer.release(search.tree, [search.tree.nodes[parent]])

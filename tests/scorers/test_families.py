@@ -272,3 +272,25 @@ def test_in_turns_where_pages_are_short(saved):
     with scorer.attached():
         score_rounds(scorer, [Growth(policy, seed, f"p{seed}") for seed in range(5)], check=check)
     assert scorer.counters()["spilled_pages"] > 0
+
+
+def test_out_of_pages_changes_nothing(saved):
+    """A small problem fits, a large one does not: the batch is refused as a whole, and each can be scored later."""
+    made, policy = saved("qwen"), small_tokenizers.llama3()
+    scorer = bind(load_scorer(f"qwen:{made.path}", num_pages=100, page_size=4), policy)
+    small, large = Growth(policy, 0, "small", ["So x = 3"]), Growth(policy, 1, "large", [" 12" * 60])
+    with scorer.attached():
+        scorer.add([small.tree, large.tree])
+        batch = [(g.tree, child) for g in (small, large) for child in g.grow(g.tree.root, 4)]
+        one = min(batch[4:], key=lambda item: len(item[1].tokens))
+        with pytest.raises(_ext.host().OutOfPages):
+            scorer.score(batch)
+        scorer.check()
+        assert [list(known) for known in scorer._entries.values()] == [[0], [0]]
+        scorer.score(batch[:4]).write()
+        scorer.drop(small.tree)
+        scorer.score([one]).write()
+        for growth, (_, child) in ((small, batch[0]), (large, one)):
+            want = made.scores(QUESTION, growth.steps(child))[-len(child.step_scores) :]
+            assert child.step_scores == pytest.approx(want, abs=1e-5)
+        scorer.check()

@@ -162,8 +162,6 @@ class Prm:
         early = [index for index, (tree, _) in enumerate(batch) if tree.problem_id in first]
         late = [index for index, (tree, _) in enumerate(batch) if tree.problem_id not in first]
         done = self.score([batch[index] for index in early])
-        for problem in first:
-            self._spill(problem)
         try:
             more = self.score([batch[index] for index in late])
         except BaseException:
