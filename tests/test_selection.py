@@ -1,9 +1,7 @@
-import numpy as np
 import pytest
 
 from tts_kernels.answers import canonical, extract_answer, same_answer
 from tts_kernels.selection import Candidate, select_answer
-from tts_kernels.separator import StepDetector
 from tts_kernels.tree import Problem, SearchTree, child_key, root_key
 
 
@@ -51,47 +49,6 @@ def test_equality_of_answers():
     assert same_answer(r"\frac{1}{2}", "0.5")
     assert not same_answer("3", "4")
     assert not same_answer(None, "4")
-
-
-class CharacterTokenizer:
-    """Token i is the i-th string of a list."""
-
-    def __init__(self, pieces):
-        self.pieces = pieces
-
-    def __len__(self):
-        return len(self.pieces)
-
-    def batch_decode(self, rows):
-        return ["".join(self.pieces[i] for i in row) for row in rows]
-
-
-def ends(pieces, separator, tokens):
-    """Which tokens end a step, by the automaton."""
-    detector = StepDetector.from_tokenizer(CharacterTokenizer(pieces), separator, len(pieces))
-    state, found = np.zeros(1, np.int16), []
-    for token in tokens:
-        state = detector.advance(state, np.array([token]))
-        found.append(bool(state[0] == detector.final))
-    return found
-
-
-def test_separator_inside_across_and_overlapping_tokens():
-    pieces = ["a", "\n", "\n\n", "b\n", "\n\nc", "aa", "ab"]
-    assert ends(pieces, "\n\n", [0, 2, 0]) == [False, True, False]
-    assert ends(pieces, "\n\n", [3, 1, 1]) == [False, True, False]
-    assert ends(pieces, "\n\n", [0, 4, 1]) == [False, True, False]
-    # "aaab" holds "aab" from its second character on: the automaton must fall back, not start again.
-    assert ends(pieces, "aab", [0, 0, 6]) == [False, False, True]
-
-
-def test_separator_ids():
-    detector = StepDetector.from_ids([2], 4)
-    assert detector.advance(np.zeros(3, np.int16), np.array([1, 2, 3])).tolist() == [0, 1, 0]
-    with pytest.raises(ValueError, match=r"separator ids must be in \[0, 4\)"):
-        StepDetector.from_ids([4], 4)
-    with pytest.raises(ValueError, match="can end the separator"):
-        StepDetector.from_tokenizer(CharacterTokenizer(["a"]), "b", 1)
 
 
 def test_keys_depend_on_seed_problem_and_path():

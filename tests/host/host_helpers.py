@@ -3,7 +3,7 @@
 
 def dump(forest, live):
     """All that a caller can see of a forest."""
-    counters = ("free_pages", "peak_pages", "num_nodes", "num_held", "version")
+    counters = ("free_pages", "used_pages", "peak_pages", "num_nodes", "num_held", "version")
     nodes = {
         n: (forest.parent(n), forest.num_children(n), forest.is_held(n), forest.base(n), *forest.page_table(n))
         for n in live
@@ -12,8 +12,8 @@ def dump(forest, live):
 
 
 def grow_forest(host, rng, page_size, num_pages=4096):
-    """A forest with forks at any length, kept parents, pruned leaves and reserves, and the nodes still held."""
-    forest = host.Forest(num_pages, page_size)
+    """A forest with forks at any length, kept parents, pruned and cut leaves and reserves, and the nodes still held."""
+    forest = host.Forest(host.Frames(num_pages), page_size, rng.choice([1, 3]))
     held = forest.add_roots(rng.randint(1, 3)).tolist()
     forest.append(held, [rng.randint(0, 5 * page_size + 3) for _ in held])
     for _ in range(rng.randint(0, 5)):
@@ -22,7 +22,9 @@ def grow_forest(host, rng, page_size, num_pages=4096):
         children, _, _ = forest.fork(parents, [rng.randint(1, 3) for _ in parents], keep=keep)
         held = [n for n in held if keep or n not in parents] + children.tolist()
         growing = [n for n in children.tolist() if rng.random() < 0.8]
-        forest.append(growing, [rng.randint(0, 2 * page_size + 2) for _ in growing])
+        counts = [rng.randint(0, 2 * page_size + 2) for _ in growing]
+        forest.append(growing, counts)
+        forest.truncate(growing, [rng.choice([0, 0, rng.randint(0, count)]) for count in counts])
         forest.reserve(growing, [rng.choice([0, 0, page_size]) for _ in growing])
         if len(held) > 24 or rng.random() < 0.3:
             gone = rng.sample(held, min(len(held) - 1, max(len(held) - 24, 2)))

@@ -98,11 +98,11 @@ def test_update_follows_appends(seed, page_size, tile_rows, split_tokens):
         assert torch.equal(plan.row_pos, positions)
 
 
-@pytest.mark.parametrize("change", ["add_roots", "fork", "release"])
+@pytest.mark.parametrize("change", ["add_roots", "fork", "release", "truncate"])
 def test_stale_plans_are_refused(change):
     forest, leaves = tree(4, [2], [5, 1])
     plan = make_plan(forest, leaves, [1, 1], growth=4)
-    calls = {"add_roots": (1,), "fork": ([leaves[0]], [2]), "release": ([leaves[0]],)}
+    calls = {"add_roots": (1,), "fork": ([leaves[0]], [2]), "release": ([leaves[0]],), "truncate": (leaves, [0, 1])}
     getattr(forest, change)(*calls[change])
     with pytest.raises(ValueError, match="update: stale plan: made at forest version 2, got version 3"):
         plan.update(forest)
