@@ -144,7 +144,7 @@ def test_models_that_cannot_be_served():
         TreeModel(model)
     with pytest.raises(ValueError, match="kv_bytes must be at least one frame"):
         TreeModel(tiny_model(), kv_bytes=10)
-    with pytest.raises(ValueError, match="num_pages must be positive, got 0"):
+    with pytest.raises(ValueError, match="num_pages must be a positive int, got 0"):
         TreeModel(tiny_model(), num_pages=0)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tts_kernels import _ext
 from tts_kernels.backends import BACKENDS, why_not
-from tts_kernels.kv_pool import KVLayout, KVMemory, fitting_page_size
+from tts_kernels.kv_pool import KVLayout, KVMemory, fitting_page_sizes
 from tts_kernels.ops.write_kv import write_kv
 
 host = _ext.host()
@@ -169,33 +169,35 @@ def test_memory_is_cut_into_as_many_frames_as_fit():
 LLAMA_1B = KVLayout(16, 8, 64, 16, BF16)
 QWEN_7B = KVLayout(28, 4, 128, 16, BF16)
 SMOL_135M = KVLayout(30, 3, 64, 16, BF16)
+QWEN_HALF_B = KVLayout(24, 2, 64, 16, BF16)
 
 
 # By how much the frame is larger than a page of either model, at most.
 @pytest.mark.parametrize(
-    ("policy", "scorer", "page_size", "most"),
+    ("policy", "scorer", "page_sizes", "most"),
     [
-        (LLAMA_1B, QWEN_7B, 8, 1.15),
-        (SMOL_135M, QWEN_7B, 8, 1.34),
-        (QWEN_7B, LLAMA_1B, 32, 1.15),
-        (QWEN_7B, QWEN_7B, 16, 1.0),
-        (SMOL_135M, SMOL_135M, 16, 1.0),
-        (replace(SMOL_135M, page_size=8), SMOL_135M, 8, 1.0),
+        (LLAMA_1B, QWEN_7B, (16, 8), 1.15),
+        (SMOL_135M, QWEN_7B, (16, 8), 1.34),
+        # A small policy's pages are as large as the smallest ones of a large reward model.
+        (QWEN_HALF_B, QWEN_7B, (32, 8), 1.17),
+        (QWEN_7B, LLAMA_1B, (16, 32), 1.15),
+        (QWEN_7B, QWEN_7B, (16, 16), 1.0),
+        (SMOL_135M, SMOL_135M, (16, 16), 1.0),
         # A page of twice the bytes per token has half the tokens.
-        (SMOL_135M, replace(SMOL_135M, dtype=torch.float32), 8, 1.0),
+        (SMOL_135M, replace(SMOL_135M, dtype=torch.float32), (16, 8), 1.0),
     ],
 )
-def test_fitting_pages_waste_little(policy, scorer, page_size, most):
-    fitting = fitting_page_size(policy, scorer)
-    assert fitting == replace(scorer, page_size=page_size)
-    memory = KVMemory([policy, fitting], 0, num_pages=1)
-    for layout in (policy, fitting):
+def test_fitting_pages_waste_little(policy, scorer, page_sizes, most):
+    fitting = fitting_page_sizes(policy, scorer)
+    assert fitting == [replace(policy, page_size=page_sizes[0]), replace(scorer, page_size=page_sizes[1])]
+    memory = KVMemory(fitting, 0, num_pages=1)
+    for layout in fitting:
         assert layout.page_bytes <= memory.frame_bytes <= most * layout.page_bytes
         assert memory.pool(layout).num_pages == 1
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_other_page_size_wastes_less(seed):
+def test_no_other_page_sizes_waste_less(seed):
     rng = random.Random(seed)
     policy, scorer = (
         KVLayout(
@@ -204,23 +206,24 @@ def test_no_other_page_size_wastes_less(seed):
         for _ in "ab"
     )
 
-    def used(page_size):
-        candidate = replace(scorer, page_size=page_size)
-        frame = KVMemory([policy, candidate], 0, "meta", num_pages=1).frame_bytes
-        return policy.page_bytes / frame * candidate.page_bytes / frame
+    def used(sizes):
+        pair = [replace(layout, page_size=size) for layout, size in zip((policy, scorer), sizes, strict=True)]
+        frame = KVMemory(pair, 0, "meta", num_pages=1).frame_bytes
+        return pair[0].page_bytes / frame * pair[1].page_bytes / frame
 
-    sizes = [4, 16, 24]
-    assert used(fitting_page_size(policy, scorer, sizes).page_size) == max(map(used, sizes))
+    first, second = [8, 16], [4, 16, 24]
+    fitting = fitting_page_sizes(policy, scorer, first, second)
+    assert used([layout.page_size for layout in fitting]) == max(used((a, b)) for a in first for b in second)
 
 
-def test_of_page_sizes_that_waste_the_same_the_nearer_one_fits():
-    assert fitting_page_size(QWEN_7B, QWEN_7B, [32, 8]).page_size == 8
+def test_of_page_sizes_that_waste_the_same_like_ones_fit():
+    assert [layout.page_size for layout in fitting_page_sizes(QWEN_7B, QWEN_7B, [8, 32], [32, 8])] == [8, 8]
 
 
 @pytest.mark.parametrize("name", ["num_layers", "num_kv_heads", "head_dim", "page_size"])
 def test_layouts_of_nothing_are_refused(name):
     for size in (0, -1):
-        with pytest.raises(ValueError, match=f"KVLayout: {name} must be positive, got {size}"):
+        with pytest.raises(ValueError, match=f"KVLayout: {name} must be a positive int, got {size}"):
             replace(LLAMA_1B, **{name: size})
 
 
@@ -230,10 +233,14 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match=f"KVMemory: kv_bytes must be at least one frame of 1024 .*got {kv_bytes}"):
             KVMemory([layout], kv_bytes)
     for num_pages in (-1, 0):
-        with pytest.raises(ValueError, match=f"KVMemory: num_pages must be positive, got {num_pages}"):
+        with pytest.raises(ValueError, match=f"KVMemory: num_pages must be a positive int, got {num_pages}"):
             KVMemory([layout], 1 << 20, num_pages=num_pages)
     memory = KVMemory([layout], 1 << 20)
-    # Larger than a frame, and not a divisor of it.
-    for other in (replace(layout, num_layers=3), replace(layout, head_dim=6)):
-        with pytest.raises(ValueError, match="KVPool: layout must be one that the memory's frames of 1024 bytes were"):
+    # Larger than a frame, no divisor of it, and one that would fit.
+    for other in (replace(layout, num_layers=3), replace(layout, head_dim=6), replace(layout, num_layers=1)):
+        with pytest.raises(ValueError, match=r"KVPool: layout must be one of the memory's .*, got KVLayout"):
             memory.pool(other)
+    with pytest.raises(ValueError, match="KVMemory: layouts must be at least one, got none"):
+        KVMemory([], 1 << 20)
+    with pytest.raises(ValueError, match="fitting_page_sizes: sizes and other_sizes must be not empty, got none"):
+        fitting_page_sizes(layout, layout, ())

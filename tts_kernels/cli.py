@@ -106,7 +106,7 @@ def search(
     dtype: str = "float32",
     backend: Annotated[str | None, typer.Option(help="reference, triton or native; else the best that runs")] = None,
     kv_bytes: Annotated[int, typer.Option(help="memory for KV, of both models together")] = 1 << 30,
-    page_size: int = 16,
+    page_size: Annotated[int | None, typer.Option(help="tokens per page, else as fits both models")] = None,
     max_rows: Annotated[int, typer.Option(help="rows alive at once, over all problems")] = 1024,
 ) -> None:
     """Search problems with one strategy and report accuracy and cost."""
@@ -138,7 +138,7 @@ def demo_runs(limit: int, seed: int) -> Iterator[tuple[str, list[SearchResult], 
     # Models this small only lose by handing their work from thread to thread.
     torch.set_num_threads(1)
     problems = read_problems(assets.PROBLEMS, limit)
-    options = {"aggregate": None, "backend": None, "kv_bytes": 1 << 30, "page_size": 16}
+    options = {"aggregate": None, "backend": None, "kv_bytes": 1 << 30, "page_size": None}
     decoder = _load(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
     runs = [
         ("greedy", make_strategy("greedy", 1), 0.0, "majority"),

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from tts_kernels.backends import Backend
 from tts_kernels.hf import TreeModel, kv_layout
-from tts_kernels.kv_pool import KVMemory, fitting_page_size
+from tts_kernels.kv_pool import KVMemory, fitting_page_sizes
 from tts_kernels.run import Run
 from tts_kernels.scorers import LogProbScorer, PolicySide, Scorer
 from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
@@ -25,6 +25,7 @@ class Decoder:
     without one, prompts are token ids and ``separator`` is a list of token ids. separator: what ends a step.
     eos_ids: what ends a solution, by default the model's own. max_rows: problems join while their budgets sum to no
     more. kv_bytes, or num_pages: memory for KV, shared with the scorer's model unless that has a pool of its own.
+    page_size: tokens per page of the policy; by default 16, or 32 where that wastes less of what both share.
     """
 
     def __init__(
@@ -39,15 +40,16 @@ class Decoder:
         backend: Backend | None = None,
         kv_bytes: int = 1 << 30,
         num_pages: int | None = None,
-        page_size: int = 16,
+        page_size: int | None = None,
         invariant: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.scorer: Scorer = scorer or LogProbScorer()
         self.backend = backend
-        layouts = [kv_layout(model, page_size)]
+        layouts = [kv_layout(model, page_size or 16)]
         if self.scorer.kv_layout is not None:
-            layouts.append(fitting_page_size(layouts[0], self.scorer.kv_layout))
+            sizes = (16, 32) if page_size is None else (page_size,)
+            layouts = fitting_page_sizes(layouts[0], self.scorer.kv_layout, sizes)
         memory = KVMemory(layouts, kv_bytes, model.device, num_pages)
         pools = [memory.pool(layout, backend) for layout in layouts]
         self.policy = TreeModel(model, pool=pools[0], backend=backend, invariant=invariant)

@@ -30,7 +30,7 @@ class KVLayout:
     def __post_init__(self) -> None:
         for name in ("num_layers", "num_kv_heads", "head_dim", "page_size"):
             size = getattr(self, name)
-            expect("KVLayout", size > 0, name, "positive", size)
+            expect("KVLayout", isinstance(size, int) and size > 0, name, "a positive int", size)
 
     @property
     def slab_bytes(self) -> int:
@@ -48,7 +48,7 @@ class KVMemory:
 
     kv_bytes, or num_pages: how much. Who needs a page takes a free frame, so memory is divided by need from call to
     call. A frame is as large as the largest page among ``layouts``. Memory is not initialised; kernels read only what
-    was written. Raises ValueError when not even one frame fits.
+    was written. Raises ValueError for no layouts, and when not even one frame fits.
     """
 
     def __init__(
@@ -58,9 +58,12 @@ class KVMemory:
         device: torch.device | str = "cpu",
         num_pages: int | None = None,
     ) -> None:
+        expect("KVMemory", len(layouts) > 0, "layouts", "at least one", "none")
+        self.layouts = tuple(layouts)
         self.frame_bytes = _frame_bytes(layouts)
-        count = kv_bytes // self.frame_bytes if num_pages is None else num_pages
-        expect("KVMemory", num_pages is None or count > 0, "num_pages", "positive", num_pages)
+        if num_pages is not None:
+            expect("KVMemory", isinstance(num_pages, int) and num_pages > 0, "num_pages", "a positive int", num_pages)
+        count = int(kv_bytes) // self.frame_bytes if num_pages is None else num_pages
         expect("KVMemory", count > 0, "kv_bytes", f"at least one frame of {self.frame_bytes} bytes", kv_bytes)
         self.frames = _ext.host().Frames(count)
         self.bytes: Tensor = torch.empty(count * self.frame_bytes, dtype=torch.uint8, device=device)
@@ -76,15 +79,22 @@ def _frame_bytes(layouts: Sequence[KVLayout]) -> int:
     return -(-max(layout.page_bytes for layout in layouts) // unit) * unit
 
 
-def fitting_page_size(layout: KVLayout, other: KVLayout, sizes: Sequence[int] = (8, 16, 32, 64)) -> KVLayout:
-    """``other`` with the page size that wastes least of the frames it shares with ``layout``."""
+def fitting_page_sizes(
+    one: KVLayout, other: KVLayout, sizes: Sequence[int] = (16, 32), other_sizes: Sequence[int] = (8, 16, 32, 64)
+) -> list[KVLayout]:
+    """The two layouts with page sizes that waste least of the frames they share; among equals the first sizes.
 
-    def cost(candidate: KVLayout) -> float:
-        frame = _frame_bytes([layout, candidate])
-        return frame / layout.page_bytes * (frame / candidate.page_bytes)
+    Raises ValueError for no sizes to choose from.
+    """
+    expect("fitting_page_sizes", bool(sizes and other_sizes), "sizes and other_sizes", "not empty", "none")
 
-    candidates = [replace(other, page_size=size) for size in sizes]
-    return min(candidates, key=lambda c: (cost(c), abs(c.page_size - layout.page_size)))
+    def cost(pair: list[KVLayout]) -> tuple[float, int]:
+        frame = _frame_bytes(pair)
+        used = [layout.page_bytes / frame for layout in pair]
+        return 1.0 / (used[0] * used[1]), abs(pair[0].page_size - pair[1].page_size)
+
+    pairs = [[replace(one, page_size=a), replace(other, page_size=b)] for a in sizes for b in other_sizes]
+    return min(pairs, key=cost)
 
 
 class KVPool:
@@ -96,13 +106,7 @@ class KVPool:
     """
 
     def __init__(self, memory: KVMemory, layout: KVLayout, backend: Backend | None = None) -> None:
-        expect(
-            "KVPool",
-            memory.frame_bytes % layout.slab_bytes == 0 and memory.frame_bytes >= layout.page_bytes,
-            "layout",
-            f"one that the memory's frames of {memory.frame_bytes} bytes were made for",
-            layout,
-        )
+        expect("KVPool", layout in memory.layouts, "layout", f"one of the memory's {memory.layouts}", layout)
         self.memory = memory
         self.layout = layout
         self.backend = backend

@@ -239,7 +239,7 @@ PYBIND11_MODULE(_host, module) {
       .def_property_readonly("peak", &Frames::peak, "Most frames ever in use, by all forests together.");
   py::class_<Forest> forest(module, "Forest", "Pages and nodes of many trees over one pool of page ids.");
   forest.def(py::init<int64_t, int64_t>(), py::arg("num_pages"), py::arg("page_size"));
-  forest.def(py::init<std::shared_ptr<Frames>, int64_t, int64_t>(), py::arg("frames"), py::arg("page_size"),
+  forest.def(py::init<std::shared_ptr<Frames>, int64_t, int64_t>(), py::arg("frames").none(false), py::arg("page_size"),
              py::arg("page_stride"));
   bind_mutators(forest);
   bind_queries(forest);

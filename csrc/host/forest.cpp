@@ -66,6 +66,7 @@ Forest::Forest(int64_t num_pages, int64_t page_size) {
   frames_ = std::make_shared<Frames>(num_pages);
   page_size_ = static_cast<int32_t>(page_size);
   page_stride_ = 1;
+  frames_->join();
 }
 
 Forest::Forest(std::shared_ptr<Frames> frames, int64_t page_size, int64_t page_stride) : frames_(std::move(frames)) {
@@ -77,6 +78,12 @@ Forest::Forest(std::shared_ptr<Frames> frames, int64_t page_size, int64_t page_s
   }
   page_size_ = static_cast<int32_t>(page_size);
   page_stride_ = static_cast<int32_t>(page_stride);
+  frames_->join();
+}
+
+Forest::~Forest() {
+  for (auto& entry : nodes_) trim(&entry.second, 0);
+  frames_->leave();
 }
 
 Ints Forest::add_roots(int64_t count) {

@@ -28,10 +28,15 @@ class Frames {
   int32_t count() const { return count_; }
   const Ints& free() const { return free_; }
   int32_t peak() const { return peak_; }
+  // How many forests take from these frames.
+  void join() { ++num_forests_; }
+  void leave() { --num_forests_; }
+  bool shared() const { return num_forests_ > 1; }
 
  private:
   int32_t count_;
   int32_t peak_ = 0;
+  int32_t num_forests_ = 0;
   Ints free_;
 };
 
@@ -65,6 +70,8 @@ class Forest {
   Forest(int64_t num_pages, int64_t page_size);
   // Several forests may take from the same frames. Frame f is page f * page_stride of this one.
   Forest(std::shared_ptr<Frames> frames, int64_t page_size, int64_t page_stride);
+  // Its pages go back to the frames.
+  ~Forest();
   Forest(const Forest&) = delete;
   Forest& operator=(const Forest&) = delete;
 

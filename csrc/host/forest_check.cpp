@@ -56,7 +56,7 @@ void Forest::check_pages() const {
   expect(used <= peak_pages_, message(used, " pages are used, peak is ", peak_pages_));
   // Frames without an owner here may belong to another forest.
   const auto lost = std::find(owners.begin(), owners.end(), kNobody);
-  expect(frames_.use_count() > 1 || lost == owners.end(),
+  expect(frames_->shared() || lost == owners.end(),
          message("page ", lost - owners.begin(), " has no owner and is not free"));
 }
 

@@ -149,6 +149,17 @@ def test_a_forest_keeps_the_frames_alive():
     forest.check()
 
 
+def test_a_forest_that_goes_gives_its_pages_back():
+    frames = host.Frames(3)
+    gone, left = host.Forest(frames, 4, 1), host.Forest(frames, 2, 3)
+    gone.append(gone.add_roots(1), [9])
+    assert frames.num_free == 0
+    del gone
+    assert left.free_pages == 3
+    left.append(left.add_roots(1), [6])
+    left.check()
+
+
 def test_version_tells_when_plans_go_stale():
     forest = host.Forest(8, 4)
     versions = [forest.version]
@@ -182,6 +193,7 @@ def test_any_lossless_integers_are_accepted(make):
         (lambda f: host.Forest(2**27, 16), ValueError, r"Forest: num_pages \* page_size must be < 2\*\*31"),
         (lambda f: host.Frames(0), ValueError, r"Frames: count must be in \[1, 2\*\*31\), got 0"),
         (lambda f: host.Frames(2**31), ValueError, r"Frames: count must be in \[1, 2\*\*31\), got 2147483648"),
+        (lambda f: host.Forest(None, 4, 1), TypeError, "incompatible constructor arguments"),
         (lambda f: host.Forest(host.Frames(2), 0, 1), ValueError, "Forest: page_size must be > 0, got 0"),
         (lambda f: host.Forest(host.Frames(2), 1, 0), ValueError, "Forest: page_stride must be > 0, got 0"),
         (
