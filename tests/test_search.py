@@ -262,6 +262,16 @@ def test_nothing_is_scored_twice():
     assert stats.policy["tokens"] == result.stats.prompt_tokens + result.stats.tokens
 
 
+def test_a_search_that_is_given_up_leaves_nothing_behind():
+    decoder = make_decoder()
+    run = decoder.search(make_problems(8), Beam(8, 4), SHORT)
+    next(run)
+    assert len(decoder.scorer._entries) > 1
+    run.close()
+    assert decoder.policy.forest.used_pages == decoder.scorer.model.forest.used_pages == 0
+    assert not decoder.scorer._entries
+
+
 def test_bad_input():
     decoder = make_decoder()
     with pytest.raises(ValueError, match="'empty': the prompt must not be empty"):

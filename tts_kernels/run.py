@@ -60,7 +60,7 @@ class Run(Admission):
                     self.update_stats(time.perf_counter() - begin)
                     yield from done
             finally:
-                for search in self.active:
+                for search in list(self.active):
                     self.leave(search)
 
     # --- one round: every active problem makes one move
