@@ -46,8 +46,8 @@ def load_scorer(
     aggregate: how step scores combine along a path; None takes the family's published way, or what ``scorer.json``
     says. tokens: "ids" hands the policy's token ids over as they are, "text" encodes the text of its steps, "auto" does
     the first where both tokenizers have the same vocabulary. activation: for heads with one output, instead of the
-    published one. options: ``kv_bytes`` or ``num_pages`` for a pool of its own
-    instead of a share of the policy's memory, ``page_size``, ``backend``; for genrm those of GenerativeVerifier.
+    published one. options: ``kv_bytes`` or ``num_pages`` for a pool of its own instead of a share of the policy's
+    memory, ``page_size``, ``backend``; for genrm those of GenerativeVerifier.
     Raises ValueError for another spec, or a model that is not of the family.
     """
     kind, _, path = spec.partition(":")
@@ -64,25 +64,33 @@ def load_scorer(
                 path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, **options
             )
         return LogProbScorer() if kind == "logprob" else VerifiableScorer(kind)
-    settings_path = Path(path) / "scorer.json"
-    settings = json.loads(settings_path.read_text()) if kind == "prm" and settings_path.is_file() else {}
-    aggregate = aggregate or settings.get("aggregate")
     checkpoint = Checkpoint(kind, path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    if settings.get("kind") == "step_softmax":
-        return _inline(checkpoint, settings, aggregate=aggregate or "last", **options)
-    family = settings.get("kind") or (family_of(checkpoint) if kind == "prm" else kind)
-    if family not in FAMILIES:
-        known = ", ".join(["step_softmax", *FAMILIES])
-        raise ValueError(f"load_scorer: kind in scorer.json must be one of {known}, got {family!r}")
+    return _prm(checkpoint, aggregate, tokens, activation, options)
+
+
+def _prm(
+    checkpoint: Checkpoint, aggregate: Aggregate | None, tokens: Tokens, activation: Any, options: dict[str, Any]
+) -> Prm:
+    """A reward model of the family that the checkpoint is named by, or that it tells itself."""
+    family, settings_path = checkpoint.name, Path(checkpoint.path) / "scorer.json"
+    if family == "prm":
+        settings = json.loads(settings_path.read_text()) if settings_path.is_file() else {}
+        aggregate = aggregate or settings.get("aggregate")
+        if settings.get("kind") == "step_softmax":
+            return _inline(checkpoint, settings, aggregate=aggregate or "last", **options)
+        family = settings.get("kind") or family_of(checkpoint)
+        if family not in FAMILIES:
+            known = ", ".join(["step_softmax", *FAMILIES])
+            raise ValueError(f"load_scorer: kind in scorer.json must be one of {known}, got {family!r}")
     checkpoint.name = family
     check_architecture(checkpoint, family)
     model, head = FAMILIES[family].load(checkpoint)
-    aggregate = aggregate or FAMILIES[family].aggregate
+    combined = aggregate or FAMILIES[family].aggregate
 
     def reader(policy: PolicySide) -> Reader:
-        return _reader(family, checkpoint.tokenizer, policy, tokens, aggregate)
+        return _reader(family, checkpoint.tokenizer, policy, tokens, combined)
 
-    return Prm(model, with_activation(head, activation), reader, aggregate=aggregate, **options)
+    return Prm(model, with_activation(head, activation), reader, aggregate=combined, **options)
 
 
 def _reader(family: str, tokenizer: Any, policy: PolicySide, tokens: Tokens, aggregate: Aggregate) -> Reader:
