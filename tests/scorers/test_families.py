@@ -6,10 +6,11 @@ import random
 import pytest
 import small_tokenizers
 import torch
+from models import FAMILIES, dense_logits, tiny_model
 from small_models import KINDS, save
 
 from tts_kernels import _ext, load_scorer
-from tts_kernels.scorers import PolicySide
+from tts_kernels.scorers import PolicySide, Prm
 from tts_kernels.tree import Problem, SearchTree, State
 
 if _ext.why_not_native():
@@ -294,3 +295,25 @@ def test_out_of_pages_changes_nothing(saved):
             want = made.scores(QUESTION, growth.steps(child))[-len(child.step_scores) :]
             assert child.step_scores == pytest.approx(want, abs=1e-5)
         scorer.check()
+
+
+@pytest.mark.parametrize("backbone", [name for name in FAMILIES if name != "granite"])
+def test_every_backbone(backbone):
+    """Any causal LM may be a reward model; granite scales its logits and is refused (test_loading.py)."""
+    model = tiny_model(backbone)
+    scorer = Prm.inline(model, good_id=20, bad_id=21, tag_id=3, num_pages=64)
+    scorer.bind(PolicySide())
+    tree = SearchTree(Problem("p", [5, 6, 7]), [5, 6, 7], 0)
+    with scorer.attached():
+        scorer.add([tree])
+        first = tree.add_children(tree.root, 2)
+        for index, child in enumerate(first):
+            child.tokens, child.step_ends = [8 + index, 9, 30, 3], [4]
+        scorer.score([(tree, child) for child in first]).write()
+        second = tree.add_children(first[0], 2)
+        for index, child in enumerate(second):
+            child.tokens, child.step_ends = [12 + index, *range(31, 40), 3], [11]
+        scorer.score([(tree, child) for child in second]).write()
+    for child in first + second:
+        want = dense_logits(model, [[5, 6, 7, *tree.solution(child)]])[0, [20, 21]].softmax(-1)[0]
+        assert child.score == pytest.approx(float(want), abs=1e-5)
