@@ -56,6 +56,7 @@ def test_info_says_what_runs_and_why_not():
         (["--strategy", "best-of-n", "--width", "4"], "best-of-n takes no width"),
         (["--temperature", "-1"], "temperature must be in"),
         (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, got 'int8'"),
+        (["--device", "abacus"], "--device abacus: "),
         (["--model", "nowhere/at/all"], "--model nowhere/at/all:"),
         (["--scorer", "prm"], "spec must be one of logprob, gsm8k, math, ifeval or FAMILY:PATH_OR_ID of prm, genrm"),
         (["--scorer", "prm:/nowhere"], "prm: no model can be read from '/nowhere'"),

@@ -31,7 +31,7 @@ def _main() -> None:
     pass
 
 
-def _load(model: str, scorer: str, separator: str, dtype: str, **options: Any) -> Decoder:
+def _load(model: str, scorer: str, separator: str, dtype: str, device: str = "cpu", **options: Any) -> Decoder:
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
     torch_dtype = getattr(torch, dtype)
@@ -40,8 +40,12 @@ def _load(model: str, scorer: str, separator: str, dtype: str, **options: Any) -
         policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch_dtype)
     except OSError as error:
         raise ValueError(f"--model {model}: {error}") from error
+    try:
+        policy.to(torch.device(device))  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
     aggregate = options.pop("aggregate")
-    loaded = load_scorer(scorer, aggregate=aggregate, dtype=torch_dtype, backend=options["backend"])
+    loaded = load_scorer(scorer, aggregate=aggregate, dtype=torch_dtype, device=device, backend=options["backend"])
     return Decoder(policy, tokenizer, scorer=loaded, separator=separator, **options)
 
 
@@ -104,6 +108,7 @@ def search(
     seed: int = 0,
     limit: Annotated[int | None, typer.Option(help="only the first problems")] = None,
     dtype: str = "float32",
+    device: Annotated[str, typer.Option(help="of both models, as torch names it")] = "cpu",
     backend: Annotated[str | None, typer.Option(help="reference, triton or native; else the best that runs")] = None,
     kv_bytes: Annotated[int, typer.Option(help="memory for KV, of both models together")] = 1 << 30,
     page_size: Annotated[int | None, typer.Option(help="tokens per page, else as fits both models")] = None,
@@ -120,7 +125,7 @@ def search(
     options = {"aggregate": aggregate, "backend": backend, "kv_bytes": kv_bytes, "page_size": page_size}
     if out is not None and out.exists():
         raise ValueError(f"--out {out}: exists already; results are not overwritten")
-    decoder = _load(model, scorer, separator, dtype, max_rows=max_rows, **options)
+    decoder = _load(model, scorer, separator, dtype, device, max_rows=max_rows, **options)
     todo = _with_chat(todo, decoder.tokenizer) if chat else todo
     if out is None:
         results, stats = _run(decoder, todo, chosen, sampling, select)
@@ -138,7 +143,7 @@ def demo_runs(limit: int, seed: int) -> Iterator[tuple[str, list[SearchResult], 
     # Models this small only lose by handing their work from thread to thread.
     torch.set_num_threads(1)
     problems = read_problems(assets.PROBLEMS, limit)
-    options = {"aggregate": None, "backend": None, "kv_bytes": 1 << 30, "page_size": None}
+    options: dict[str, Any] = {"aggregate": None, "backend": None, "kv_bytes": 1 << 30, "page_size": None}
     decoder = _load(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
     runs = [
         ("greedy", make_strategy("greedy", 1), 0.0, "majority"),
