@@ -84,7 +84,7 @@ class Forest {
   // keep=true leaves the parent its partial page, copies it for every child and gives the reserve back.
   ForkResult fork(const Ints& nodes, const Ints& widths, bool keep);
   void release(const Ints& nodes);
-  // Takes the last counts[i] tokens of nodes[i] back, as if they had not been appended.
+  // Takes the last counts[i] tokens of nodes[i] back, as if they had not been appended, and gives up their reserve.
   void truncate(const Ints& nodes, const Ints& counts);
 
   Ints lengths(const Ints& nodes) const;
