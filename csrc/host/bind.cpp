@@ -146,7 +146,8 @@ void bind_mutators(py::class_<Forest>& forest) {
       [](Forest& self, const py::object& nodes, const py::object& counts) {
         self.truncate(read_ints("truncate", "nodes", nodes), read_ints("truncate", "counts", counts));
       },
-      py::arg("nodes"), py::arg("counts"), "Takes the last counts[i] tokens of nodes[i] back, with their pages and the reserve.");
+      py::arg("nodes"), py::arg("counts"),
+      "Takes the last counts[i] tokens of nodes[i] back, with their pages and the reserve.");
 }
 
 void bind_queries(py::class_<Forest>& forest) {
