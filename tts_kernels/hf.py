@@ -118,6 +118,11 @@ def kv_layout(model: PreTrainedModel, page_size: int = 16) -> KVLayout:
     )
 
 
+def context_length(model: PreTrainedModel) -> int:
+    """Most tokens of a path that the model was made for; practically no limit where its config names none."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31 - 1)
+
+
 class TreeModel:
     """A causal model and its pool of pages: feeds tokens to the nodes of a forest.
 
@@ -148,7 +153,7 @@ class TreeModel:
         self.backend = backend
         self.pool = pool
         config = model.config.get_text_config()
-        self.context_length = int(getattr(config, "max_position_embeddings", 0) or 2**31 - 1)
+        self.context_length = context_length(model)
         self.attention_shape = AttentionShape(
             config.num_attention_heads, layout.num_kv_heads, layout.head_dim, model.dtype
         )

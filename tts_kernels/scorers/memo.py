@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tts_kernels.hf import TreeModel
@@ -142,7 +141,3 @@ class Memo:
         freed = before - self.model.forest.used_pages
         self.spilled_pages += freed
         return freed > 0
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from tts_kernels import _ext
 from tts_kernels.backends import Backend
-from tts_kernels.hf import TreeModel, kv_layout
+from tts_kernels.hf import TreeModel, context_length, kv_layout
 from tts_kernels.kv_pool import KVLayout
 from tts_kernels.ops.score_steps import score_steps
 from tts_kernels.scorers.base import AGGREGATES, Aggregate, PathTooLong, Scores
 from tts_kernels.scorers.heads import ScoreHead, vocabulary_rows
-from tts_kernels.scorers.memo import Entry, Feed, Memo, joined
+from tts_kernels.scorers.memo import Entry, Feed, Memo
 from tts_kernels.scorers.reader import InlineReader, Reader, Reading
 from tts_kernels.scorers.steps import PolicySide
 from tts_kernels.tree import Node, SearchTree
@@ -83,7 +83,7 @@ class Prm:
 
     @property
     def context_length(self) -> int:
-        return int(getattr(self.backbone.config.get_text_config(), "max_position_embeddings", 0) or 2**31 - 1)
+        return context_length(self.backbone)
 
     @property
     def bounded(self) -> bool:
@@ -222,7 +222,7 @@ class Prm:
             job.entry.kv = node  # type: ignore[union-attr]
         straight, apart = iter(where), (len(hidden) + place for place in where_alone)
         rows = [next(apart if isinstance(place, list) else straight) for job in jobs for place in job.reading.places]
-        return self._scores(jobs, joined([hidden, detoured]), rows)
+        return self._scores(jobs, torch.cat([hidden, detoured]) if alone else hidden, rows)
 
     def _scores(self, jobs: list[_Job], hidden: Tensor, rows: list[int]) -> Scores:
         firsts = [job.nodes[0] for job in jobs]
