@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import library
 
 import tts_kernels
 from tts_kernels import _ext, backends
@@ -105,5 +106,5 @@ def test_native_ops_pass_torchs_own_check_of_custom_ops():
     out, lse = torch.empty(3, 2, 16), torch.empty(3, 2)
     arguments = (outs, lses, out, lse)
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.tts_kernels.merge_states.default, arguments, test_utils=checks)
+    library.opcheck(torch.ops.tts_kernels.merge_states.default, arguments, test_utils=checks)
     assert sorted(_ext.native_ops()) == sorted(backends.OPS)

@@ -9,6 +9,7 @@ from functools import cache
 from types import ModuleType
 
 import torch
+from torch import library
 
 
 @cache
@@ -50,7 +51,7 @@ def host() -> ModuleType:
 def _register_fakes() -> None:
     """All tensor ops write into buffers given by the caller, so under tracing there is nothing to compute."""
     for op in native_ops():
-        torch.library.register_fake(f"tts_kernels::{op}", lambda *args: None)
+        library.register_fake(f"tts_kernels::{op}", lambda *args: None)
 
 
 def native_ops() -> list[str]:

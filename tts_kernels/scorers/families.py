@@ -23,12 +23,13 @@ _QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\b
 class Family:
     """``layout(tokenizer, separator)``: how a path is written. ``load``: the backbone and its head.
 
-    ``architectures``: classes that such models are saved from; none: any causal LM. ``aggregate``: the published one.
+    ``architectures``: how the names of the classes end that such models are saved from. ``aggregate``: the published
+    one.
     """
 
     layout: Callable[[Any, str], Format]
     load: Callable[[Checkpoint], Loaded]
-    architectures: tuple[str, ...] = ()
+    architectures: tuple[str, ...]
     aggregate: Aggregate = "last"
 
 
@@ -38,7 +39,9 @@ def single_token(name: str, tokenizer: Any, text: str, behind: str = "") -> int:
     both = tokenizer.encode(behind + text, add_special_tokens=False)
     ids = both[len(before) :]
     if both[: len(before)] != before or len(ids) != 1:
-        raise ValueError(f"{name}: {text!r} must be one token of the reward model's tokenizer, got {both} for {text!r}")
+        raise ValueError(
+            f"{name}: {text!r} must be one token of the reward model's tokenizer, got {both} for {behind + text!r}"
+        )
     return ids[0]
 
 
@@ -62,10 +65,6 @@ def _outcome(checkpoint: Checkpoint) -> Loaded:
     if checkpoint.architecture == "Qwen2ForRewardModel":
         return heads.two_layers(checkpoint, 1)
     return heads.classifier(checkpoint, AutoModelForSequenceClassification, 1)
-
-
-def _outcome_layout(tokenizer: Any, separator: str) -> Format:
-    return layouts.chat_answer(tokenizer, separator)
 
 
 def _tag(tag: str, between: str = "\n") -> Callable[[Any, str], Format]:
@@ -106,12 +105,12 @@ FAMILIES: dict[str, Family] = {
     ),
     # Wu et al. 2408.00724.
     "llemma": Family(_tag(" ки"), _mean, _CAUSAL),
-    "orm": Family(_outcome_layout, _outcome, ("ForSequenceClassification", "Qwen2ForRewardModel")),
+    "orm": Family(layouts.chat_answer, _outcome, ("ForSequenceClassification", "Qwen2ForRewardModel")),
 }
 
 
 def family_of(checkpoint: Checkpoint) -> str:
-    """The family that a model's config and tensors tell. Raises ValueError where they fit several, or none."""
+    """The family that a model's config tells. Raises ValueError where it tells none."""
     for name in ("qwen", "trl", "orm"):
         if checkpoint.architecture.endswith(FAMILIES[name].architectures):
             return name

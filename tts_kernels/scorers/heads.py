@@ -55,34 +55,37 @@ def _float(bias: Tensor | None) -> Tensor | None:
 
 def vocabulary_rows(model: PreTrainedModel, ids: list[int]) -> ScoreHead:
     """P(first of ids) against the others: soft-max over a few rows of a causal LM's head."""
-    rows = torch.tensor(ids)
-    _check_logits(model, lambda logits: logits[rows.to(logits.device)], lambda weight: weight[rows.to(weight.device)])
-    head = model.get_output_embeddings()
-    at = rows.to(head.weight.device)
-    return ScoreHead(head.weight.detach()[at].contiguous(), _float(None if head.bias is None else head.bias[at]))
+    weight, bias = _vocabulary(model)
+    at = torch.tensor(ids, device=weight.device)
+    rows, offsets = weight[at], None if bias is None else bias[at]
+    _check_logits(model, rows, offsets, lambda logits: logits[at])
+    return ScoreHead(rows, _float(offsets))
 
 
 def vocabulary_mean(model: PreTrainedModel) -> ScoreHead:
     """sigmoid(mean of all logits), which is the product with the mean row."""
-    _check_logits(model, lambda logits: logits.mean(0, keepdim=True), lambda weight: weight.mean(0, keepdim=True))
-    head = model.get_output_embeddings()
-    weight = head.weight.detach().double().mean(0, keepdim=True).to(head.weight.dtype)
-    bias = None if head.bias is None else head.bias.double().mean(0, keepdim=True)
-    return ScoreHead(weight, _float(bias), "sigmoid")
+    weight, bias = _vocabulary(model)
+    row = weight.mean(0, keepdim=True, dtype=torch.float64)
+    offset = None if bias is None else bias.mean(0, keepdim=True, dtype=torch.float64)
+    _check_logits(model, row, offset, lambda logits: logits.mean(0, keepdim=True))
+    return ScoreHead(row.to(weight.dtype), _float(offset), "sigmoid")
 
 
-@torch.inference_mode()
-def _check_logits(model: PreTrainedModel, of_logits: Any, of_weight: Any) -> None:
-    """Some models scale or cap their logits after the head; then rows of the head are not the score."""
+def _vocabulary(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """The weight [V, H] and bias [V] of a causal LM's head."""
     head = model.get_output_embeddings()
     if head is None:
         raise TypeError(f"{type(model).__name__} has no language-model head to take rows from")
-    probe = torch.zeros(1, 1, dtype=torch.long, device=head.weight.device)
+    return head.weight.detach(), None if head.bias is None else head.bias.detach()
+
+
+@torch.inference_mode()
+def _check_logits(model: PreTrainedModel, rows: Tensor, offsets: Tensor | None, of_logits: Any) -> None:
+    """Some models scale or cap their logits after the head; then rows of the head are not the score."""
+    probe = torch.zeros(1, 1, dtype=torch.long, device=rows.device)
     want = of_logits(model(input_ids=probe, use_cache=False).logits[0, -1].float())
     hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state[0, -1].float()
-    got = of_weight(head.weight.float()) @ hidden
-    if head.bias is not None:
-        got = got + of_weight(head.bias.float()[:, None])[:, 0]
+    got = rows.float() @ hidden + (0.0 if offsets is None else offsets.float())
     if not torch.allclose(got, want, rtol=2e-2, atol=2e-2 * float(want.abs().max())):
         raise TypeError(f"the logits of {type(model).__name__} are not its head times its last hidden state")
 
