@@ -10,7 +10,7 @@ from tts_kernels.decoder import Decoder
 from tts_kernels.run import Run
 from tts_kernels.scorers import Prm
 from tts_kernels.search import Problem, RunStats, Sampling
-from tts_kernels.strategies import Beam, BestOfN, Greedy
+from tts_kernels.strategies import DVTS, ETS, MCTS, Beam, BestOfN, Greedy, Lookahead, ParticleFilter, Rebase, Revisions
 from tts_kernels.tree import State
 
 if _ext.why_not_native():
@@ -71,14 +71,15 @@ class CheckedRun(Run):
     compared = 0
 
     def feed_last(self, rows):
-        pools = [(self.policy.pool, [kv for search in self.active for kv in search.kv.values()])]
+        pools = [(self.policy.pool, [kv for search in self.active for kv in search.held])]
         if self.scorer.model.pool.memory is self.policy.pool.memory:
             entries = [entry for known in self.scorer._entries.values() for entry in known.values()]
             pools.append((self.scorer.model.pool, {entry.kv for entry in entries if entry.kv is not None}))
         poison_free_pages(*pools)
         logits = super().feed_last(rows)
         self.policy.forest.check()
-        paths = [row.search.tree.root.tokens + row.search.tree.solution(row.node) for row in rows]
+        lineages = [row.search.tree.lineage(row.node) for row in rows]
+        paths = [[token for part in lineage for token in part.tokens] for lineage in lineages]
         self.policy.model.set_attn_implementation("eager")
         want = dense_logits(self.policy.model, paths)
         self.policy.model.set_attn_implementation("tts_kernels")
@@ -87,7 +88,7 @@ class CheckedRun(Run):
         return logits
 
     def judge(self):
-        ended = [row for row in self.ended if row.search.alive]
+        ended = [row for row in [*self.ended, *self.adopted] if row.search.alive]
         super().judge()
         self.scorer.check()
         for row in ended:
@@ -97,9 +98,8 @@ class CheckedRun(Run):
 
     def check_scores(self, tree, node):
         """The node's step scores by a dense forward of the reward model over the whole path."""
-        lineage = tree.lineage(node)
         path, judged = list(tree.root.tokens), []
-        for part in lineage[1:]:
+        for part in tree.solution_nodes(node):
             judged = [len(path) + end for end in part.step_ends]
             path = path + part.tokens + ([SEPARATORS[0]] if part.cut else [])
             if part.cut:
@@ -128,6 +128,31 @@ def test_every_logit_of_every_search_is_the_dense_one(checked, page_size, strate
     results = list(decoder.search(make_problems(24, seed=page_size), strategy, SHORT))
     assert len(results) == 24 and all(result.error is None for result in results)
     assert CheckedRun.compared > 24 * strategy.budget
+    assert decoder.policy.forest.free_pages == decoder.policy.forest.num_pages
+    assert decoder.scorer.model.forest.free_pages == decoder.scorer.model.forest.num_pages
+
+
+# One of every kind, with limits that bite on problems this small.
+SEARCHES = {
+    "lookahead": Lookahead(8, 4, ahead=1),
+    "lookahead-3": Lookahead(6, 3, ahead=3, max_depth=5),
+    "dvts": DVTS(9, 3),
+    "rebase": Rebase(8, temperature=0.05),
+    "ets": ETS(8, coverage=0.5),
+    "uct": MCTS(6, root_width=4),
+    "puct": MCTS(6, "puct", exploration=1.25, root_width=3, width=3, max_depth=4),
+    "particles": ParticleFilter(6),
+    "revisions": Revisions(6, sequential=3, window=1),
+    "revisions-asked": Revisions(4, sequential=4, window=2, between=[5, 6]),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_logit_of_the_other_searches(checked, name):
+    decoder = make_decoder(pages=300, max_rows=32, aggregate="prod")
+    results = list(decoder.search(make_problems(8, seed=1), SEARCHES[name], SHORT))
+    assert all(result.error is None and result.candidates for result in results)
+    assert CheckedRun.compared > 8 * 4
     assert decoder.policy.forest.free_pages == decoder.policy.forest.num_pages
     assert decoder.scorer.model.forest.free_pages == decoder.scorer.model.forest.num_pages
 
@@ -179,7 +204,7 @@ def outline(results):
     }
 
 
-@pytest.mark.parametrize("strategy", [Beam(8, 4), BestOfN(4)], ids=["beam", "best-of-4"])
+@pytest.mark.parametrize("strategy", [Beam(8, 4), BestOfN(4), *SEARCHES.values()], ids=["beam", "best-of-4", *SEARCHES])
 def test_company_and_order_do_not_matter(strategy):
     problems = make_problems(7)
     together = outline(make_decoder().search(problems, strategy, SHORT))
@@ -259,7 +284,9 @@ def test_nothing_is_scored_twice():
     nodes = result.tree.nodes[1:]
     most = len(result.tree.root.tokens) + sum(len(node.tokens) + node.cut for node in nodes)
     assert stats.scorer["tokens"] <= most
-    assert stats.policy["tokens"] == result.stats.prompt_tokens + result.stats.tokens
+    assert stats.policy["tokens"] == result.stats.fed_tokens
+    assert result.stats.tokens == sum(len(node.tokens) for node in nodes)
+    assert (stats.policy["flops"], stats.scorer["flops"]) == (result.stats.policy_flops, result.stats.scorer_flops)
 
 
 def test_a_search_that_is_given_up_leaves_nothing_behind():
@@ -282,7 +309,7 @@ def test_bad_input():
         decoder.search([Problem("text", "hello")], BestOfN(1))
     with pytest.raises(ValueError, match="ids must be unique, got 'p' twice"):
         decoder.search([Problem("p", [2]), Problem("p", [3])], BestOfN(1))
-    with pytest.raises(ValueError, match="select must be one of weighted, majority, best, got 'mean'"):
+    with pytest.raises(ValueError, match="select must be one of weighted, majority, best, hierarchical, got 'mean'"):
         decoder.search(make_problems(1), BestOfN(1), select="mean")
     with pytest.raises(ValueError, match="separator must be token ids when there is no tokenizer"):
         Decoder(tiny_model(), separator="\n", num_pages=4)

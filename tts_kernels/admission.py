@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from tts_kernels import _ext
 from tts_kernels.answers import same_answer
+from tts_kernels.meter import Budget, Meter
 from tts_kernels.scorers import PathTooLong, Scores
 from tts_kernels.search import Problem, Sampling, SearchResult, SearchStats
 from tts_kernels.selection import Selection, collect_candidates, select_answer
-from tts_kernels.strategies import Decision, Strategy
+from tts_kernels.strategies import Decision, Play, Strategy
 from tts_kernels.tree import Node, SearchTree
 
 if TYPE_CHECKING:
@@ -23,37 +25,106 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Placed(Protocol):
+    """Something that belongs to a search."""
+
+    @property
+    def search(self) -> Search: ...
+
+
+P = TypeVar("P", bound=Placed)
+
+
 @dataclass(eq=False)
 class Search:
-    """One problem under way. ``kv``: forest node of every tree node that may still be expanded.
-    ``decision``: its next move, once known.
+    """One problem under way. ``kv``: forest node of every tree node that may still be expanded; ``loose``: forest nodes
+    that belong to no node of the tree (yet). ``moves``: what the strategy does; ``decision``: its next move, once
+    known; ``looking``: the rollouts that it waits for. ``early``: children drawn ahead of the decision, by node and
+    index. ``stopped``: it has reached its limit.
 
     The last token of a node is never in the pool: it is fed when the node is expanded, together with its siblings'.
     """
 
     problem: Problem
     tree: SearchTree
-    stats: SearchStats
+    moves: Play
+    meter: Meter
     kv: dict[int, int] = field(default_factory=dict)
+    loose: set[int] = field(default_factory=set)
+    early: dict[int, dict[int, Row]] = field(default_factory=dict)
     decision: Decision | None = None
+    looking: Decision | None = None
     alive: bool = True
+    stopped: bool = False
+
+    @property
+    def stats(self) -> SearchStats:
+        return self.meter.stats
+
+    @property
+    def held(self) -> list[int]:
+        """Everything it holds in the forest."""
+        return [*self.kv.values(), *self.loose]
 
 
 @dataclass(eq=False)
 class Row:
-    """One node that is growing: its forest node and the state of its separator automaton."""
+    """One node that is growing: its forest node and the state of its separator automaton.
+
+    ``greedy``: it takes the likeliest token; ``followers``: keys of nodes that would have drawn the same so far.
+    """
 
     search: Search
     node: Node
     kv: int
     whole: bool = False
     detector_state: int = 0
+    greedy: bool = False
+    followers: list[int] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Expansion:
+    """One node that is to get ``width`` children. ``kv``: the forest node that they continue. ``ready``: by index those
+    that need not be drawn: forest nodes of twins, or None where they need none, and rows that grew early.
+
+    ``greedy``: the child is the next node of a rollout, after which a node may get ``width`` children.
+    """
+
+    search: Search
+    node: Node
+    width: int
+    kv: int
+    whole: bool = False
+    keep: bool = False
+    greedy: bool = False
+    twins: dict[int, int | None] = field(default_factory=dict)
+    early: dict[int, Row] = field(default_factory=dict)
+    followers: list[int] = field(default_factory=list)
+    indices: range = range(-1, 0)
+
+    def __post_init__(self) -> None:
+        # Behind the children that are there.
+        if not self.greedy:
+            self.indices = range(self.node.num_children, self.node.num_children + self.width)
+
+    @property
+    def missing(self) -> list[int]:
+        """Indices of the children to be drawn now."""
+        return [index for index in self.indices if index not in self.twins and index not in self.early]
 
 
 class Admission:
     """The problems of one run: waiting, active, failed."""
 
-    def __init__(self, decoder: Decoder, strategy: Strategy, sampling: Sampling, select: Selection) -> None:
+    def __init__(
+        self, decoder: Decoder, strategy: Strategy, sampling: Sampling, select: Selection, limit: Budget | None
+    ) -> None:
+        self.strategy = strategy
+        self.limit_each = limit
+        # A revision is scored without what it revises.
+        context, scored = decoder.policy.context_length, decoder.scorer.context_length - 1
+        self.max_length = context if strategy.revises else min(context, scored)
         self.decoder = decoder
         self.policy = decoder.policy
         self.scorer = decoder.scorer
@@ -72,7 +143,9 @@ class Admission:
         while self.waiting and len(self.active) + len(joining) < self.most_active:
             problem, prompt, restarts = self.waiting.popleft()
             tree = SearchTree(problem, prompt, self.sampling.seed)
-            joining.append(Search(problem, tree, SearchStats(restarts=restarts)))
+            tree.max_length = self.max_length
+            meter = Meter(self.policy, self.scorer, SearchStats(restarts=restarts))
+            joining.append(Search(problem, tree, self.strategy.play(tree), meter))
         while joining:
             try:
                 self.prefill(joining)
@@ -105,16 +178,19 @@ class Admission:
         for search, root, count in zip(searches, roots.tolist(), counts.tolist(), strict=True):
             search.kv[0] = root
             search.stats.prompt_tokens += count
+            search.meter.fed(count, 0)
+            search.meter.scored(search.tree)
 
     def leave(self, search: Search) -> None:
         """Give back everything the search holds."""
         search.alive = False
         self.active.remove(search)
-        self.policy.forest.release(np.array(list(search.kv.values()), np.int32))
+        self.policy.forest.release(np.array(search.held, np.int32))
         search.kv.clear()
+        search.loose.clear()
         self.scorer.drop(search.tree)
 
-    def with_room(self, rows: list[Row], primitive: Callable[[list[Row]], T]) -> tuple[list[Row], T | None]:
+    def with_room(self, rows: list[P], primitive: Callable[[list[P]], T]) -> tuple[list[P], T | None]:
         """Run an all-or-nothing primitive of the policy. While pages are short, the scorer gives pages back first; then
         the problem that came last is put off."""
         while rows := [row for row in rows if row.search.alive]:
@@ -144,8 +220,8 @@ class Admission:
                 self.put_off(str(error))
             except PathTooLong as error:
                 search = next(row.search for row in rows if row.search.tree is error.tree)
-                self.leave(search)
                 self.failed.append(self.result(search, str(error)))
+                self.leave(search)
         return [], None
 
     def result(self, search: Search, error: str | None = None) -> SearchResult:
@@ -154,4 +230,5 @@ class Admission:
         answer = None if error else select_answer(candidates, self.select)
         expected = search.problem.answer
         correct = None if expected is None or error else same_answer(answer, expected)
+        search.stats.seconds = time.perf_counter() - search.meter.begin
         return SearchResult(search.problem, answer, correct, candidates, tree, search.stats, error)

@@ -84,11 +84,9 @@ def _run(
 def search(
     problems: Annotated[Path, typer.Option(help="JSON Lines, one problem a line")] = assets.PROBLEMS,
     out: Annotated[Path | None, typer.Option(help="results, JSON Lines, written as problems finish")] = None,
-    strategy: Annotated[str, typer.Option(help="greedy, best-of-n or beam")] = "beam",
+    strategy: Annotated[str, typer.Option(help="NAME or NAME:OPTION=VALUE,..., e.g. beam:width=sqrt")] = "beam",
     budget: Annotated[int, typer.Option(help="complete solutions per problem")] = 16,
-    width: Annotated[int | None, typer.Option(help="beam: children per node")] = None,
-    max_depth: Annotated[int | None, typer.Option(help="beam: steps after which a path is cut")] = None,
-    select: Annotated[str, typer.Option(help="weighted, majority or best")] = "weighted",
+    select: Annotated[str, typer.Option(help="weighted, majority, best or hierarchical")] = "weighted",
     model: Annotated[str, typer.Option(help="folder or name of a causal LM")] = str(assets.POLICY),
     scorer: Annotated[
         str, typer.Option(help="FAMILY:PATH_OR_ID, or logprob, gsm8k, math, ifeval")
@@ -117,7 +115,7 @@ def search(
     """Search problems with one strategy and report accuracy and cost."""
     if strategy == "greedy":
         budget, temperature = 1, 0.0
-    chosen = make_strategy(strategy, budget, width, max_depth)
+    chosen = make_strategy(strategy, budget)
     sampling = Sampling(temperature, top_k, top_p, min_p, distinct, max_step_tokens, max_tokens, seed)
     todo = read_problems(problems, limit)
     if separator is None:
@@ -149,7 +147,7 @@ def demo_runs(limit: int, seed: int) -> Iterator[tuple[str, list[SearchResult], 
         ("greedy", make_strategy("greedy", 1), 0.0, "majority"),
         ("majority of 16", make_strategy("best-of-n", 16), 0.8, "majority"),
         ("best of 16, weighted", make_strategy("best-of-n", 16), 0.8, "weighted"),
-        ("beam 16, width 4", make_strategy("beam", 16, 4), 0.8, "weighted"),
+        ("beam 16, width 4", make_strategy("beam", 16), 0.8, "weighted"),
     ]
     for name, strategy, temperature, select in runs:
         yield name, *_run(decoder, problems, strategy, Sampling(temperature=temperature, seed=seed), select)

@@ -166,12 +166,14 @@ class TreeModel:
     def forest(self) -> Any:
         return self.pool.forest
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations so far: 2 per parameter and token, and 4 per query head, dimension and key seen."""
+    def cost(self, tokens: int, attended: int) -> int:
+        """Floating-point operations: 2 per parameter and token, 4 per query head, dimension and key seen.
+
+        attended: pairs of a token and a token that it sees, in one layer.
+        """
         layout = self.pool.layout
-        attention = 4 * self.attention_shape.q_heads * layout.head_dim * layout.num_layers * self.meter.attended
-        return 2 * self.num_params * self.meter.tokens + attention
+        attention = 4 * self.attention_shape.q_heads * layout.head_dim * layout.num_layers * attended
+        return 2 * self.num_params * tokens + attention
 
     def counters(self) -> dict[str, int]:
         """What was spent since the model was made, and what others would have moved for the same calls.
@@ -184,7 +186,7 @@ class TreeModel:
         counted = {
             "calls": meter.calls,
             "tokens": meter.tokens,
-            "flops": self.flops,
+            "flops": self.cost(meter.tokens, meter.attended),
             "peak_pages": self.forest.peak_pages,
         }
         for name, bytes_ in moved.items():

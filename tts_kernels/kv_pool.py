@@ -42,6 +42,11 @@ class KVLayout:
         """Bytes of one page: keys and values of all layers."""
         return 2 * self.num_layers * self.slab_bytes
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token: keys and values of all layers."""
+        return self.page_bytes // self.page_size
+
 
 class KVMemory:
     """Memory that several models share: frames, each of which holds one page of any of them.

@@ -7,31 +7,36 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from tts_kernels.admission import Admission, Row, Search
-from tts_kernels.ops.sample_children import sample_children
+from tts_kernels.admission import Expansion, Row, Search
+from tts_kernels.branching import Branching, Given
+from tts_kernels.meter import Budget
 from tts_kernels.scorers import Scores
 from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
 from tts_kernels.selection import Selection
-from tts_kernels.strategies import Allocation, Decision, Strategy, allocate
-from tts_kernels.tree import Node, State
+from tts_kernels.strategies import Decision, Strategy, allocate, settle
+from tts_kernels.tree import Node, SearchTree, State
 
 if TYPE_CHECKING:
     from tts_kernels.decoder import Decoder
 
 
-class Run(Admission):
+class Run(Branching):
     """One call of Decoder.search: the rounds that the problems play."""
 
     def __init__(
-        self, decoder: Decoder, strategy: Strategy, sampling: Sampling, select: Selection, stats: RunStats
+        self,
+        decoder: Decoder,
+        strategy: Strategy,
+        sampling: Sampling,
+        select: Selection,
+        stats: RunStats,
+        limit: Budget | None = None,
     ) -> None:
-        super().__init__(decoder, strategy, sampling, select)
-        self.strategy = strategy
+        super().__init__(decoder, strategy, sampling, select, limit)
         self.stats = stats
         self.ended: list[Row] = []
-        self.max_length = min(self.policy.context_length, self.scorer.context_length - 1)
+        self.adopted: list[Row] = []
         self.before = (self.policy.counters(), self.scorer.counters())
 
     def tokenize(self, problem: Problem) -> list[int]:
@@ -71,123 +76,41 @@ class Run(Admission):
         done = []
         for search, decision in moves:
             search.decision = None
-            self.prune(search, decision.release)
-            if not decision.expand:
+            if decision.over:
                 done.append(self.result(search))
                 self.leave(search)
+            else:
+                self.prune(search, decision.release)
+                for node in decision.discard:
+                    node.state = State.PRUNED
         self.most_active = min(self.most_active + len(done), self.limit)
-        self.grow(self.expand([pair for pair in moves if pair[1].expand]))
+        moves = [(search, decision) for search, decision in moves if search.alive]
+        self.give([Given(search, *pair) for search, decision in moves for pair in decision.given])
+        self.grow(self.expand([each for search, decision in moves for each in _expansions(search, decision)]))
         self.judge()
+        for search in self.active:
+            self.sweep(search)
         done += self.failed
         self.failed = []
         return done
 
     def prune(self, search: Search, nodes: list[Node]) -> None:
         self.policy.forest.release(np.array([search.kv.pop(node.id) for node in nodes], np.int32))
-        self.scorer.release(search.tree, nodes)
-        for node in nodes:
+        given_up = [node for node in nodes if node.state is State.OPEN]
+        self.scorer.release(search.tree, given_up)
+        for node in given_up:
             node.state = State.PRUNED
 
-    def expand(self, decisions: list[tuple[Search, Decision]]) -> list[Row]:
-        """Feed the last token of every node to be expanded, draw the first tokens of all its children, fork."""
-        parents, widths = [], {}
-        for search, decision in decisions:
-            # Depth-first order lets neighbours in the tree share their prefix in the plan.
-            for node, width in sorted(decision.expand, key=lambda pair: pair[0].path):
-                row = Row(search, node, search.kv[node.id], whole=decision.whole)
-                parents.append(row)
-                widths[row] = width
-        parents, logits = self.with_room(parents, self.feed_last)
-        if logits is None:
-            return []
-        fed = list(parents)
-
-        def fork(rows: list[Row]) -> np.ndarray:
-            counts = np.array([widths[row] for row in rows], np.int32)
-            return self.policy.pool.fork(np.array([row.kv for row in rows], np.int32), counts)
-
-        parents, forked = self.with_room(parents, fork)
-        if forked is None:
-            return []
-        alive = [index for index, row in enumerate(fed) if row.search.alive]
-        tokens, log_probs = self.draw(parents, logits[alive], [widths[row] for row in parents])
-        for row in parents:
-            row.search.stats.tokens += 1
-        children = []
-        kvs = iter(forked.tolist())
-        for row in parents:
-            del row.search.kv[row.node.id]
-            row.search.stats.rounds = max(row.search.stats.rounds, row.node.depth + 1)
-            for child in row.search.tree.add_children(row.node, widths[row]):
-                kv = row.search.kv[child.id] = next(kvs)
-                children.append(Row(row.search, child, kv, whole=row.whole))
-        return self.take(children, tokens, log_probs)
-
-    def feed_last(self, rows: list[Row]) -> torch.Tensor:
-        nodes = np.array([row.kv for row in rows], np.int32)
-        return self.policy.logits(nodes, np.array([row.node.tokens[-1] for row in rows]))
-
-    def draw(self, rows: list[Row], logits: torch.Tensor, widths: list[int]) -> tuple[list[int], list[float]]:
-        """One token per child, at random as the key of the node that draws and the token's place in the path say."""
-        device, s = logits.device, self.sampling
-        tokens, log_probs = sample_children(
-            logits,
-            torch.tensor([row.node.signed_key for row in rows], dtype=torch.int64, device=device),
-            torch.tensor([row.node.end for row in rows], dtype=torch.int32, device=device),
-            torch.tensor(widths, dtype=torch.int32, device=device),
-            temperature=s.temperature,
-            top_k=s.top_k,
-            top_p=s.top_p,
-            min_p=s.min_p,
-            distinct=s.distinct and max(widths) > 1,
-            total=sum(widths),
-            backend=self.decoder.backend,
-        )
-        return tokens.tolist(), log_probs.tolist()
-
-    def take(self, rows: list[Row], tokens: list[int], log_probs: list[float]) -> list[Row]:
-        """Give every row its token. Returns the rows that go on growing; the others await their judgement."""
-        before = np.array([row.detector_state for row in rows], np.int16)
-        after = self.decoder.detector.advance(before, np.array(tokens)).tolist()
-        growing: list[Row] = []
-        for row, token, log_prob, state in zip(rows, tokens, log_probs, after, strict=True):
-            row.node.tokens.append(token)
-            row.node.log_prob += log_prob
-            row.detector_state = state
-            (self.ended if self.ends(row, token) else growing).append(row)
-        return growing
-
-    def ends(self, row: Row, token: int) -> bool:
-        """Close the row's step where it ends, and the node where its step or solution does."""
-        node, sampling = row.node, self.sampling
-        separated = row.detector_state == self.decoder.detector.final
-        longest = min(len(row.search.tree.root.tokens) + sampling.max_tokens, self.max_length)
-        if token in self.decoder.eos_ids:
-            node.state = State.FINISHED
-        elif node.end >= longest:
-            node.state = State.TRUNCATED
-            node.cut = not separated
-        elif separated and not row.whole and node.depth >= self.strategy.max_depth:
-            node.state = State.TRUNCATED
-        elif not row.whole and not separated and len(node.tokens) >= sampling.max_step_tokens:
-            node.cut = True
-        elif row.whole or not separated:
-            if separated:
-                node.step_ends.append(len(node.tokens))
-            return False
-        node.step_ends.append(len(node.tokens))
-        return True
-
-    def grow(self, rows: list[Row]) -> None:
-        """One token per call and row until every row has ended its step."""
-        while rows:
-            rows, logits = self.with_room(rows, self.feed_last)
-            if logits is None:
-                return
-            tokens, log_probs = self.draw(rows, logits, [1] * len(rows))
-            for row in rows:
-                row.search.stats.tokens += 1
-            rows = self.take(rows, tokens, log_probs)
+    def sweep(self, search: Search) -> None:
+        """Give up the rollouts that no open node has before it."""
+        tree = search.tree
+        gone = {id for id in search.kv if tree.nodes[id].rollout}
+        if not gone or search.stopped:
+            return
+        for node in tree.in_state(State.OPEN):
+            gone -= {part.id for part in tree.rollout(node)} | {node.twin}
+        self.policy.forest.release(np.array([search.kv.pop(id) for id in gone], np.int32))
+        self.scorer.release(tree, [tree.nodes[id] for id in gone])
 
     def judge(self) -> None:
         """Score the nodes that ended. Their parents need no KV of the scorer any more; those that ended for good need
@@ -197,34 +120,53 @@ class Run(Admission):
         ended = [row for row in self.ended if row.search.alive]
         ended.sort(key=lambda row: (order[row.search], row.node.path))
         self.ended = []
-        final = [row for row in ended if row.node.state is not State.OPEN]
-        self.policy.forest.release(np.array([row.search.kv.pop(row.node.id) for row in final], np.int32))
+        final = [row for row in ended if row.node.ended and not row.node.rollout]
+        if not self.strategy.revises:
+            self.policy.forest.release(np.array([row.search.kv.pop(row.node.id) for row in final], np.int32))
         rows, scores = self.scored(ended)
-        if scores is None:
-            return
-        # Where scores are only compared, the decision is made on their device before they are waited for.
-        if self.strategy.reads_scores:
-            scores.write()
-            self.decide(self.active)
-        else:
-            self.decide(self.active, rows, scores)
-        for row in final:
-            if row.search.alive:
+        if scores is not None:
+            # Where scores are only compared, the decision is made on their device before they are waited for.
+            if self.strategy.reads_scores:
+                scores.write()
+                self.decide(self.active)
+            else:
+                self.decide(self.active, rows, scores)
+        for row in [*final, *self.adopted]:
+            if row.search.alive and row.node.ended:
                 self.scorer.release(row.search.tree, [row.node])
-        parents = {(row.search, row.node.parent): None for row in rows}
-        for search, parent in parents:
-            self.scorer.release(search.tree, [search.tree.nodes[parent]])
+        bases = {(row.search, row.search.tree.scored_behind(row.node).id): None for row in [*rows, *self.adopted]}
+        self.adopted = []
+        for search, base in bases:
+            if search.alive and base not in search.kv and not (self.strategy.revises and base == 0):
+                self.scorer.release(search.tree, [search.tree.nodes[base]])
+        for search in self.active:
+            search.meter.scored(search.tree)
 
     def decide(self, searches: list[Search], rows: Sequence[Row] = (), scores: Scores | None = None) -> None:
         """The next move of each search. ``scores``: of the nodes of ``rows``, not written into them yet."""
-        moves = [(search, self.strategy.decide(search.tree)) for search in searches]
-        allocations = [move for _, move in moves if isinstance(move, Allocation)]
-        widths = allocate(self.strategy, allocations, [row.node for row in rows], scores, self.decoder.backend)
+        moves = [(search, self.next_move(search)) for search in searches]
+        allocations = [each for _, move in moves for each in move.share]
+        widths = iter(allocate(allocations, [row.node for row in rows], scores, self.decoder.backend))
         if scores is not None:
             scores.write()
-        settled = iter(widths)
         for search, move in moves:
-            search.decision = next(settled) if isinstance(move, Allocation) else move
+            search.decision = settle(move, [next(widths) for _ in move.share])
+
+    def next_move(self, search: Search) -> Decision:
+        """What the strategy does next, once the rollouts are there that it waits for."""
+        while not search.stopped:
+            if search.looking is None:
+                move = next(search.moves, Decision())
+                if not move.look:
+                    return move
+                search.looking = move
+            if _ends_of_rollouts(search.tree, search.looking):
+                return search.looking
+            for node in search.looking.look:
+                chain = search.tree.rollout(node)[: search.looking.ahead]
+                node.foresight = chain[-1].score if chain else None
+            search.looking = None
+        return Decision()
 
     def update_stats(self, seconds: float) -> None:
         self.stats.seconds = seconds
@@ -233,3 +175,28 @@ class Run(Admission):
             {key: value if key == "peak_pages" else value - old.get(key, 0) for key, value in new.items()}
             for old, new in zip(self.before, now, strict=True)
         )
+
+
+def _expansions(search: Search, decision: Decision) -> list[Expansion]:
+    # Depth-first order lets neighbours in the tree share their prefix in the plan.
+    wanted = [
+        Expansion(search, node, width, search.kv[node.id], decision.whole, decision.keep)
+        for node, width in sorted(decision.expand, key=lambda pair: pair[0].path)
+        if width
+    ]
+    for node in _ends_of_rollouts(search.tree, decision):
+        wanted.append(Expansion(search, node, decision.width, search.kv[node.id], greedy=True))
+    return wanted
+
+
+def _ends_of_rollouts(tree: SearchTree, decision: Decision) -> list[Node]:
+    """The last node of every rollout that is to grow, once where nodes share it."""
+    ends = {}
+    for node in decision.look:
+        chain = tree.rollout(node)
+        last = chain[-1] if chain else node if node.twin is None else tree.nodes[node.twin]
+        if len(chain) < decision.ahead and not last.ended:
+            if not last.rollout:
+                last.twin_keys = [last.key]
+            ends[last.id] = last
+    return list(ends.values())

@@ -26,6 +26,7 @@ class Problem:
 class State(Enum):
     """What can become of a node."""
 
+    GIVEN = "given"  # its tokens were handed in, nothing was drawn behind them yet
     OPEN = "open"  # its step is done, the solution is not
     EXPANDED = "expanded"  # it has children
     FINISHED = "finished"  # ended by an end-of-sequence token
@@ -47,15 +48,30 @@ def child_key(key: int, index: int) -> int:
     return z ^ (z >> 31)
 
 
-@dataclass
+def signed(key: int) -> int:
+    """The key as the int64 of the same bits."""
+    return key - (1 << 64) if key >> 63 else key
+
+
+@dataclass(eq=False)
 class Node:
     """A run of tokens. ``path``: child indices from the root, which order nodes depth first.
-    ``start``: path position of the first token.
+    ``start``: path position of the first token; ``origin``: of the first token of the solution that it belongs to.
 
     ``step_ends``: how many of the node's tokens each of its steps takes, counted from the node's start.
+    ``first_step``: how many steps its solution has before it.
     ``cut``: the last step was ended by a limit, not by a separator or an end-of-sequence token.
-    ``score``: aggregate of all step scores from the root to here; ``num_steps`` how many those are.
+    ``score``: aggregate of all step scores of the solution up to here; ``num_steps`` how many those are.
     ``log_prob``: sum over the node's tokens of the model's log-probabilities.
+    ``given``: its tokens were handed in. A solution begins behind such a node, and behind a finished one.
+
+    A rollout is a chain of nodes drawn greedily behind a node, only to be scored: ``rollout`` marks its nodes,
+    ``next_rollout`` is the id of the next one. ``foresight``: the score at the end of the node's rollout, by which it
+    is then judged. ``twin``: the id of the rollout's node that has the very same steps. ``twin_keys``: keys of the
+    nodes, there or still to come, whose twin this one is.
+
+    Strategies may say: ``copies``, how often a solution counts in a vote; ``chain``, which chain of revisions it
+    belongs to.
     """
 
     id: int
@@ -72,6 +88,26 @@ class Node:
     state: State = State.OPEN
     num_children: int = 0
     cut: bool = False
+    origin: int = 0
+    first_step: int = 0
+    given: bool = False
+    rollout: bool = False
+    next_rollout: int | None = None
+    foresight: float | None = None
+    twin: int | None = None
+    twin_keys: list[int] = field(default_factory=list)
+    copies: int = 1
+    chain: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its solution is complete, or cut for good."""
+        return self.state in (State.FINISHED, State.TRUNCATED)
+
+    @property
+    def worth(self) -> float:
+        """The score that decides about the node."""
+        return self.score if self.foresight is None else self.foresight
 
     @property
     def depth(self) -> int:
@@ -82,21 +118,21 @@ class Node:
         """Path position behind the node's last token."""
         return self.start + len(self.tokens)
 
-    @property
-    def signed_key(self) -> int:
-        """The key as the int64 of the same bits."""
-        return self.key - (1 << 64) if self.key >> 63 else self.key
-
 
 class SearchTree:
-    """All nodes of one problem, the root holding the prompt. Owns its nodes: strategies read, the decoder writes."""
+    """All nodes of one problem, the root holding the prompt. Owns its nodes: strategies read, the decoder writes.
+
+    ``max_length``: most tokens of a path.
+    """
+
+    max_length = 2**31 - 1
 
     def __init__(self, problem: Problem, prompt: list[int], seed: int) -> None:
         if not prompt:
             raise ValueError(f"SearchTree: the prompt of problem {problem.id!r} must have at least one token, got none")
         self.problem = problem
         self.seed = seed
-        self.nodes = [Node(0, -1, (), root_key(seed, problem.id), 0, list(prompt))]
+        self.nodes = [Node(0, -1, (), root_key(seed, problem.id), 0, list(prompt), given=True)]
 
     @property
     def problem_id(self) -> str:
@@ -106,18 +142,53 @@ class SearchTree:
     def root(self) -> Node:
         return self.nodes[0]
 
+    def new_child(self, parent: Node, index: int) -> Node:
+        """An empty child that is not in the tree yet, see ``attach``."""
+        child = Node(-1, parent.id, (*parent.path, index), child_key(parent.key, index), parent.end)
+        if parent.given or parent.ended:
+            child.origin = parent.end
+        else:
+            child.origin, child.first_step = parent.origin, parent.first_step + len(parent.step_ends)
+            child.score, child.num_steps = parent.score, parent.num_steps
+        return child
+
+    def attach(self, child: Node) -> Node:
+        """Put a new child behind its parent's others, or a rollout's node at the end of its chain."""
+        parent = self.nodes[child.parent]
+        child.id = len(self.nodes)
+        if child.rollout:
+            parent.next_rollout = child.id
+        elif child.path[-1] != parent.num_children:
+            raise RuntimeError(f"tree {self.problem_id}: node {parent.id} has {parent.num_children} children, not less")
+        else:
+            parent.num_children += 1
+            if not parent.ended:
+                parent.state = State.EXPANDED
+        self.nodes.append(child)
+        return child
+
     def add_children(self, parent: Node, width: int) -> list[Node]:
         """``width`` empty children, indexed after the ones that are there."""
         first = parent.num_children
-        children = []
-        for index in range(first, first + width):
-            child = Node(len(self.nodes), parent.id, (*parent.path, index), child_key(parent.key, index), parent.end)
-            child.score, child.num_steps = parent.score, parent.num_steps
-            self.nodes.append(child)
-            children.append(child)
-        parent.num_children += width
-        parent.state = State.EXPANDED
-        return children
+        return [self.attach(self.new_child(parent, index)) for index in range(first, first + width)]
+
+    def add_given(self, parent: Node, tokens: list[int]) -> Node:
+        """A child whose tokens are handed in."""
+        (child,) = self.add_children(parent, 1)
+        child.tokens, child.given, child.state = list(tokens), True, State.GIVEN
+        return child
+
+    def rollout(self, node: Node) -> list[Node]:
+        """The rollout behind a node, as far as it has come."""
+        chain, last = [], node if node.twin is None else self.nodes[node.twin]
+        while last.next_rollout is not None:
+            last = self.nodes[last.next_rollout]
+            chain.append(last)
+        return chain
+
+    def scored_behind(self, node: Node) -> Node:
+        """The node whose scores this one's continue: its parent, or the root where a solution begins."""
+        return self.root if node.start == node.origin else self.nodes[node.parent]
 
     def steps(self, node: Node) -> list[list[int]]:
         """The tokens of each of the node's steps."""
@@ -132,12 +203,17 @@ class SearchTree:
         return chain[::-1]
 
     def solution(self, node: Node) -> list[int]:
-        """The tokens from the root's children to ``node``: the answer so far, without the prompt."""
-        return [token for part in self.lineage(node)[1:] for token in part.tokens]
+        """The tokens of the node's solution so far, without the prompt."""
+        return [token for part in self.solution_nodes(node) for token in part.tokens]
+
+    def solution_nodes(self, node: Node) -> list[Node]:
+        """The nodes from the one where the node's solution begins to ``node``, both included."""
+        return [part for part in self.lineage(node) if part.start >= node.origin and not part.given]
 
     def in_state(self, *states: State) -> Iterator[Node]:
-        """Nodes in any of ``states``, in order of creation, the root left out once it has children."""
-        return (node for node in self.nodes if node.state in states)
+        """Nodes in any of ``states``, in order of creation. The root is open until it has children; rollouts are left
+        out."""
+        return (node for node in self.nodes if node.state in states and not node.rollout)
 
     def check(self) -> None:
         """Raise RuntimeError on the first inconsistency."""
@@ -147,16 +223,17 @@ class SearchTree:
                 raise RuntimeError(f"tree {self.problem_id}: node {index} has id {node.id} and parent {node.parent}")
             if index:
                 parent = self.nodes[node.parent]
-                children[parent.id] += 1
+                children[parent.id] += not node.rollout
                 if node.path[:-1] != parent.path or node.key != child_key(parent.key, node.path[-1]):
                     raise RuntimeError(f"tree {self.problem_id}: node {index} does not continue its parent's path")
                 if node.start != parent.end:
                     raise RuntimeError(f"tree {self.problem_id}: node {index} starts at {node.start}, not {parent.end}")
-                if node.num_steps != parent.num_steps + len(node.step_scores):
+                before = self.scored_behind(node).num_steps
+                if not node.given and node.num_steps != before + len(node.step_scores):
                     raise RuntimeError(f"tree {self.problem_id}: node {index} counts {node.num_steps} steps")
             if any(not 0 < end <= len(node.tokens) for end in node.step_ends):
                 raise RuntimeError(f"tree {self.problem_id}: node {index} has step ends {node.step_ends}")
         for node, count in zip(self.nodes, children, strict=True):
-            if node.num_children != count or (node.state is State.EXPANDED) != (count > 0):
+            if node.num_children != count or (not node.ended and (node.state is State.EXPANDED) != (count > 0)):
                 state = node.state.value
                 raise RuntimeError(f"tree {self.problem_id}: node {node.id} is {state} with {count} children")

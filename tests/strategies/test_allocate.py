@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tts_kernels.scorers import Scores
-from tts_kernels.strategies import Allocation, Beam, allocate, base
+from tts_kernels.strategies import Allocation, Decision, allocate, base, settle
 from tts_kernels.tree import Problem, SearchTree
 
 
@@ -24,26 +24,39 @@ def test_all_problems_in_one_call_and_before_the_scores_are_written(monkeypatch)
     first, second = open_nodes("a", 4), open_nodes("b", 3)
     scores = Scores(torch.tensor([0.1, 0.9, 0.5, 0.7, 0.2, 0.3, 0.4]), write)
     allocations = [Allocation(first, 2, 5), Allocation(second, 1, 4), Allocation([], 3, 0)]
-    decisions = allocate(Beam(4, 2), allocations, [*first, *second], scores, "reference")
+    widths = allocate(allocations, [*first, *second], scores, "reference")
     assert len(calls) == 1
-    assert decisions[0].expand == [(first[1], 3), (first[3], 2)] and decisions[0].release == [first[0], first[2]]
-    assert decisions[1].expand == [(second[2], 4)] and decisions[1].release == second[:2]
-    assert not decisions[2].expand and not decisions[2].release
+    assert widths == [[0, 3, 0, 2], [0, 0, 4], []]
+    decision = settle(Decision(expand=[(second[0], 1)], share=allocations[:1]), widths[:1])
+    assert decision.expand == [(second[0], 1), (first[1], 3), (first[3], 2)]
+    assert decision.release == [first[0], first[2]] and not decision.share
 
 
 def test_nodes_scored_earlier_take_part_with_the_scores_they_have():
     new, old = open_nodes("a", 2), open_nodes("b", 2)
     old[0].score, old[1].score = 0.6, 0.2
     scores = Scores(torch.tensor([0.1, 0.5]), lambda: None)
-    (decision,) = allocate(Beam(4, 2), [Allocation([*old, *new], 2, 2)], new, scores, "reference")
-    assert decision.expand == [(old[0], 1), (new[1], 1)] and decision.release == [old[1], new[0]]
-    (decision,) = allocate(Beam(4, 2), [Allocation(old, 1, 3)], [], None, "reference")
-    assert decision.expand == [(old[0], 3)]
+    assert allocate([Allocation([*old, *new], 2, 2)], new, scores, "reference") == [[1, 0, 0, 1]]
+    assert allocate([Allocation(old, 1, 3)], [], None, "reference") == [[3, 0]]
+    old[1].foresight = 0.7
+    assert allocate([Allocation(old, 1, 3)], [], None, "reference") == [[0, 3]]
+
+
+def test_each_rule_is_one_call(monkeypatch):
+    calls = []
+    select = base.select_children
+    monkeypatch.setattr(base, "select_children", lambda *a, **k: calls.append(k["rule"]) or select(*a, **k))
+    trees = [open_nodes(name, 2) for name in "abc"]
+    for first, second in trees:
+        first.score, second.score = 0.9, 0.1
+    rules = ["topk", "rebase", "topk"]
+    allocations = [Allocation(nodes, 2, 4, rule, 1e6) for nodes, rule in zip(trees, rules, strict=True)]
+    allocations[2] = Allocation(trees[2], 1, 4, "topk", 1e6)
+    assert allocate(allocations, [], None, "reference") == [[2, 2], [2, 2], [4, 0]]
+    assert calls == ["topk", "rebase"]
 
 
 def test_nan_scores_are_refused():
     nodes = open_nodes("a", 2)
     with pytest.raises(ValueError, match="scores must not be NaN"):
-        allocate(
-            Beam(4, 2), [Allocation(nodes, 1, 2)], nodes, Scores(torch.tensor([0.1, torch.nan]), lambda: None), None
-        )
+        allocate([Allocation(nodes, 1, 2)], nodes, Scores(torch.tensor([0.1, torch.nan]), lambda: None), None)

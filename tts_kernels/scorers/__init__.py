@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from tts_kernels.scorers.base import AGGREGATES, Aggregate, HostScorer, PathTooLong, Scorer, Scores
+from tts_kernels.scorers.base import AGGREGATES, Aggregate, HostScorer, PathTooLong, Scorer, Scores, Spent
 from tts_kernels.scorers.checkpoint import Checkpoint
 from tts_kernels.scorers.families import FAMILIES, check_architecture, family_of, single_token
 from tts_kernels.scorers.generative import GenerativeVerifier, Verification
@@ -22,7 +22,7 @@ from tts_kernels.scorers.verifiers import VERIFIERS
 
 __all__ = [
     "AGGREGATES", "FAMILIES", "Aggregate", "GenerativeVerifier", "HostScorer", "LogProbScorer", "PathTooLong",
-    "PolicySide", "Prm", "Scorer", "Scores", "VerifiableScorer", "Verification", "load_scorer",
+    "PolicySide", "Prm", "Scorer", "Scores", "Spent", "VerifiableScorer", "Verification", "load_scorer",
 ]  # fmt: skip
 
 Tokens = Literal["auto", "ids", "text"]

@@ -38,6 +38,15 @@ class Scores:
     write: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What scoring one problem took: tokens that the model read, FLOPs, bytes of keys and values."""
+
+    tokens: int = 0
+    flops: int = 0
+    kv_bytes: int = 0
+
+
 class Scorer(Protocol):
     """Scores steps as they are made. ``add`` and ``score`` may raise OutOfPages, having changed nothing."""
 
@@ -64,6 +73,13 @@ class Scorer(Protocol):
 
     def score(self, batch: list[tuple[SearchTree, Node]]) -> Scores:
         """Score new nodes, whose parents' scores are written. Raises PathTooLong, having changed nothing."""
+
+    def adopt(self, tree: SearchTree, node: Node, twin: Node) -> None:
+        """``node`` has the steps of ``twin``, which was scored behind a node that reads as its parent does: it need
+        not be scored again."""
+
+    def spent(self, tree: SearchTree) -> Spent:
+        """What was spent on a problem that is still known, not counting what had to be computed again."""
 
     def release(self, tree: SearchTree, nodes: list[Node]) -> None:
         """These nodes will have no (further) children to be scored."""
@@ -108,6 +124,12 @@ class HostScorer:
 
     def add(self, trees: list[SearchTree]) -> None:
         pass
+
+    def adopt(self, tree: SearchTree, node: Node, twin: Node) -> None:
+        pass
+
+    def spent(self, tree: SearchTree) -> Spent:
+        return Spent()
 
     def release(self, tree: SearchTree, nodes: list[Node]) -> None:
         pass

@@ -16,7 +16,7 @@ from tts_kernels.backends import Backend
 from tts_kernels.hf import TreeModel, context_length, kv_layout
 from tts_kernels.kv_pool import KVLayout
 from tts_kernels.ops.score_steps import score_steps
-from tts_kernels.scorers.base import AGGREGATES, Aggregate, PathTooLong, Scores
+from tts_kernels.scorers.base import AGGREGATES, Aggregate, PathTooLong, Scores, Spent
 from tts_kernels.scorers.heads import ScoreHead, vocabulary_rows
 from tts_kernels.scorers.memo import Entry, Feed, Memo
 from tts_kernels.scorers.reader import InlineReader, Reader, Reading
@@ -30,6 +30,7 @@ Batch = list[tuple[SearchTree, Node]]
 class _Job:
     """Nodes that read the same behind the same parent: they are one entry and get the very same score."""
 
+    tree: SearchTree
     reading: Reading
     parent: Entry
     nodes: list[Node] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Prm:
         self._out_of_pages: type[Exception] = _ext.host().OutOfPages
         # Per problem: node id -> what was read up to there.
         self._entries: dict[str, dict[int, Entry]] = {}
+        self._spent: dict[str, Spent] = {}
 
     @classmethod
     def inline(cls, model: PreTrainedModel, *, good_id: int, bad_id: int, tag_id: int, **options: Any) -> Prm:
@@ -120,6 +122,23 @@ class Prm:
         for tree, entry, node in zip(trees, entries, nodes, strict=True):
             entry.kv = node
             self._entries[tree.problem_id] = {0: entry}
+            self._spent[tree.problem_id] = Spent()
+            self._charge(tree, 0, len(entry.stream.ids))
+
+    def adopt(self, tree: SearchTree, node: Node, twin: Node) -> None:
+        known = self._entries[tree.problem_id]
+        known[node.id] = known[twin.id]
+        known[node.id].uses += 1
+
+    def spent(self, tree: SearchTree) -> Spent:
+        return self._spent[tree.problem_id]
+
+    def _charge(self, tree: SearchTree, begin: int, tokens: int) -> None:
+        """Tokens were read from position ``begin`` of a path on."""
+        before = self._spent[tree.problem_id]
+        flops = self.model.cost(tokens, tokens * begin + tokens * (tokens + 1) // 2)
+        kv_bytes = self.model.pool.layout.token_bytes * tokens
+        self._spent[tree.problem_id] = Spent(before.tokens + tokens, before.flops + flops, before.kv_bytes + kv_bytes)
 
     def release(self, tree: SearchTree, nodes: list[Node]) -> None:
         known = self._entries[tree.problem_id]
@@ -127,6 +146,7 @@ class Prm:
 
     def drop(self, tree: SearchTree) -> None:
         self._leave(self._entries.pop(tree.problem_id, {}).values())
+        self._spent.pop(tree.problem_id, None)
 
     def _leave(self, entries: Iterable[Entry]) -> None:
         left = list(entries)
@@ -178,7 +198,7 @@ class Prm:
         return Scores(torch.cat([done.paths, more.paths])[order], write)
 
     def _score(self, batch: Batch) -> Scores:
-        parents = [self._entries[tree.problem_id][node.parent] for tree, node in batch]
+        parents = [self._entries[tree.problem_id][tree.scored_behind(node).id] for tree, node in batch]
         items = [(parent.stream, tree, node) for parent, (tree, node) in zip(parents, batch, strict=True)]
         jobs: dict[Any, _Job] = {}
         keys, whole = [], 0
@@ -187,7 +207,7 @@ class Prm:
             self._check_length(tree, max([len(reading.stream.ids) + len(reading.tail), *longest]))
             whole += len(reading.stream.ids) + len(reading.tail)
             keys.append((parent, tuple(reading.stream.ids), tuple(reading.tail), len(reading.places)))
-            jobs.setdefault(keys[-1], _Job(reading, parent)).nodes.append(node)
+            jobs.setdefault(keys[-1], _Job(tree, reading, parent)).nodes.append(node)
         scores = self._judge(list(jobs.values()))
         self.whole_path_tokens += whole
         for key, (tree, node) in zip(keys, batch, strict=True):
@@ -201,13 +221,15 @@ class Prm:
 
     def _judge(self, jobs: list[_Job]) -> Scores:
         """Read every job's new tokens and score its steps."""
-        feeds, alone, again = [], [], 0
+        feeds, alone, charges, again = [], [], [], 0
         for job in jobs:
             job.entry, feed, detours = _feeds(job)
             begin = len(job.entry.base.stream.ids) if job.entry.base else 0
             again += max(0, len(job.parent.stream.ids) - begin) if feed else 0
             feeds += [feed] if feed else []
             alone += detours
+            for each in [*([feed] if feed else []), *detours]:
+                charges.append((job.tree, len(each.base.stream.ids) if each.base else 0, len(each.tokens)))
         fed = [job for job in jobs if job.entry is not job.parent]
         nodes, hidden, where = self.memo.feed(feeds)
         self.memo.truncate(nodes, [len(job.reading.tail) for job in fed])
@@ -218,6 +240,8 @@ class Prm:
             raise
         self.model.forest.release(others)
         self.memo.recomputed_tokens += again
+        for charge in charges:
+            self._charge(*charge)
         for job, node in zip(fed, nodes, strict=True):
             job.entry.kv = node  # type: ignore[union-attr]
         straight, apart = iter(where), (len(hidden) + place for place in where_alone)

@@ -3,95 +3,152 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from math import isqrt
+from typing import Any
 
 import torch
 
 from tts_kernels.backends import Backend
 from tts_kernels.ops.select_children import Rule, select_children
 from tts_kernels.scorers import Scores
-from tts_kernels.tree import Node, SearchTree
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What happens next to one problem's tree. Nothing to expand: the search is over.
-
-    ``expand``: node -> number of children. ``release``: open nodes given up. ``whole``: children run to the end of the
-    solution instead of to the end of a step.
-    """
-
-    expand: list[tuple[Node, int]] = field(default_factory=list)
-    release: list[Node] = field(default_factory=list)
-    whole: bool = False
+from tts_kernels.tree import Node, SearchTree, State
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """Leave the next move to the scores: the best ``keep`` of ``candidates`` share ``budget`` children as the
-    strategy's rule says (see ``select_children``), the others are given up."""
+    """The best ``keep`` of ``candidates`` share ``budget`` children as the rule says (see ``select_children``), the
+    others are given up."""
 
     candidates: list[Node]
     keep: int
     budget: int
+    rule: Rule = "topk"
+    temperature: float = 0.1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens next to one problem's tree. One that is empty ends the search.
+
+    ``expand``: node -> number of children. ``whole``: they run to the end of the solution instead of to the end of a
+    step. ``keep``: the nodes may be expanded again later. ``share``: expansions that are left to the scores.
+    ``release``: open nodes given up. ``discard``: complete solutions that are no candidates any more.
+    ``given``: nodes that get a child with these tokens, in order. ``look``: nodes to be judged by their future: greedy
+    rollouts of ``ahead`` steps; ``width``: how many children a node may get afterwards, for the reuse of rollouts.
+    """
+
+    expand: list[tuple[Node, int]] = field(default_factory=list)
+    release: list[Node] = field(default_factory=list)
+    discard: list[Node] = field(default_factory=list)
+    share: list[Allocation] = field(default_factory=list)
+    given: list[tuple[Node, list[int]]] = field(default_factory=list)
+    look: list[Node] = field(default_factory=list)
+    ahead: int = 0
+    width: int = 1
+    whole: bool = False
+    keep: bool = False
+
+    @property
+    def over(self) -> bool:
+        return not (self.expand or self.release or self.discard or self.share or self.given or self.look)
+
+
+Play = Generator[Decision, None, Any]
 
 
 class Strategy(ABC):
     """Decides which nodes to expand. Holds its settings only, so one object serves any number of problems.
 
     ``budget``: complete solutions that a search may produce. ``max_depth``: steps after which a path is cut.
-    ``rule``, ``temperature``: how allocations are shared out. ``reads_scores``: whether ``decide`` looks at scores
-    itself; one that only returns allocations should not, its scores then never leave the device before the decision.
+    ``reads_scores``: whether ``play`` looks at scores itself; one that only returns allocations should not, its scores
+    then never leave the device before the decision. ``revises``: whether it expands complete solutions.
     """
 
     name: str
-    max_depth: int = 40
-    rule: Rule = "topk"
-    temperature: float = 0.1
     reads_scores: bool = False
+    revises: bool = False
 
-    def __init__(self, budget: int) -> None:
-        if budget < 1:
-            raise ValueError(f"{self.name}: budget must be at least 1, got {budget}")
+    def __init__(self, budget: int, max_depth: int = 40) -> None:
+        for name, value in (("budget", budget), ("max_depth", max_depth)):
+            if value < 1:
+                raise ValueError(f"{self.name}: {name} must be at least 1, got {value}")
         self.budget = budget
+        self.max_depth = max_depth
 
     @abstractmethod
-    def decide(self, tree: SearchTree) -> Decision | Allocation:
-        """The next move, a function of the tree alone."""
+    def play(self, tree: SearchTree) -> Play:
+        """The search of one problem, move by move: when it goes on, the last move is done and its nodes are scored
+        (on the host if ``reads_scores``). Randomness comes from the keys of the tree's nodes alone."""
+
+    def missing(self, tree: SearchTree) -> int:
+        """How many complete solutions the budget still allows."""
+        return self.budget - sum(1 for _ in tree.in_state(State.FINISHED, State.TRUNCATED))
+
+
+def root_divisor(number: int) -> int:
+    """The largest divisor that is no larger than the square root."""
+    return next(divisor for divisor in range(isqrt(number), 0, -1) if number % divisor == 0)
 
 
 def allocate(
-    strategy: Strategy, allocations: list[Allocation], new: list[Node], scores: Scores | None, backend: Backend | None
-) -> list[Decision]:
-    """Settle the allocations of all problems in one call, on the device of the scores.
+    allocations: list[Allocation], new: list[Node], scores: Scores | None, backend: Backend | None
+) -> list[list[int]]:
+    """Settle the allocations of all problems, those of one rule in one call on the device of the scores.
 
     scores: of the nodes ``new``, which need not have reached the host; other candidates have theirs.
+    Returns the widths of each allocation's candidates. Raises ValueError for NaN scores.
     """
     candidates = [node for allocation in allocations for node in allocation.candidates]
-    if not candidates:
-        return [Decision() for _ in allocations]
     place = {id(node): index for index, node in enumerate(new)}
     old = [node for node in candidates if id(node) not in place]
     place |= {id(node): len(new) + index for index, node in enumerate(old)}
-    known = torch.tensor([node.score for node in old], dtype=torch.float32)
+    known = torch.tensor([node.worth for node in old], dtype=torch.float32)
     values = known if scores is None else torch.cat([scores.paths, known.to(scores.paths.device)])
+    groups: dict[tuple[Rule, float], list[int]] = {}
+    for index, allocation in enumerate(allocations):
+        if allocation.candidates:
+            groups.setdefault((allocation.rule, allocation.temperature), []).append(index)
+    widths: list[list[int]] = [[] for _ in allocations]
+    for (rule, temperature), members in groups.items():
+        group = [allocations[index] for index in members]
+        shares = iter(_widths(group, values, place, rule, temperature, backend))
+        for index in members:
+            widths[index] = [next(shares) for _ in allocations[index].candidates]
+    return widths
 
+
+def _widths(
+    group: list[Allocation],
+    values: torch.Tensor,
+    place: dict[int, int],
+    rule: Rule,
+    temperature: float,
+    backend: Backend | None,
+) -> list[int]:
     def on_device(numbers: list[int], dtype: torch.dtype = torch.int32) -> torch.Tensor:
         return torch.tensor(numbers, dtype=dtype, device=values.device)
 
-    widths = select_children(
-        values[on_device([place[id(node)] for node in candidates], torch.int64)],
-        on_device([0, *accumulate(len(allocation.candidates) for allocation in allocations)]),
-        on_device([allocation.keep for allocation in allocations]),
-        on_device([allocation.budget for allocation in allocations]),
-        rule=strategy.rule,
-        temperature=strategy.temperature,
+    return select_children(
+        values[on_device([place[id(node)] for each in group for node in each.candidates], torch.int64)],
+        on_device([0, *accumulate(len(each.candidates) for each in group)]),
+        on_device([each.keep for each in group]),
+        on_device([each.budget for each in group]),
+        rule=rule,
+        temperature=temperature,
         backend=backend,
     ).tolist()
-    shares = iter(widths)
-    decisions = []
-    for allocation in allocations:
-        pairs = [(node, next(shares)) for node in allocation.candidates]
-        decisions.append(Decision([pair for pair in pairs if pair[1]], [node for node, width in pairs if not width]))
-    return decisions
+
+
+def settle(decision: Decision, widths: list[list[int]]) -> Decision:
+    """The decision with its allocations carried out."""
+    pairs = [
+        pair
+        for allocation, shares in zip(decision.share, widths, strict=True)
+        for pair in zip(allocation.candidates, shares, strict=True)
+    ]
+    expand = decision.expand + [(node, width) for node, width in pairs if width]
+    release = decision.release + [node for node, width in pairs if not width]
+    return replace(decision, expand=expand, release=release, share=[])

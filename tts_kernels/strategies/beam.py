@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tts_kernels.strategies.base import Allocation, Decision, Strategy
+from tts_kernels.strategies.base import Allocation, Decision, Play, Strategy, root_divisor
 from tts_kernels.tree import SearchTree, State
 
 
@@ -12,27 +12,22 @@ class Beam(Strategy):
     A path that ends leaves the beam and takes its share along: with C solutions complete, budget - C children are
     sampled from the ceil((budget - C) / width) best open nodes, so a search produces ``budget`` solutions. The paper
     does not say what becomes of early finishers; this is the rule of REBASE (Wu et al. 2408.00724, section 3.2).
+    width: "sqrt" for about the square root of the budget, the paper's other setting.
     """
 
     name = "beam"
 
-    def __init__(self, budget: int, width: int = 4, max_depth: int = 40) -> None:
-        super().__init__(budget)
-        if width < 1:
-            raise ValueError(f"beam: width must be at least 1, got {width}")
+    def __init__(self, budget: int, width: int | str = 4, max_depth: int = 40) -> None:
+        super().__init__(budget, max_depth)
+        if width == "sqrt":
+            width = root_divisor(budget)
+        if not isinstance(width, int) or width < 1:
+            raise ValueError(f"{self.name}: width must be at least 1 or 'sqrt', got {width!r}")
         if budget % width:
-            raise ValueError(f"beam: budget must be a multiple of width {width}, got {budget}")
-        if max_depth < 1:
-            raise ValueError(f"beam: max_depth must be at least 1, got {max_depth}")
+            raise ValueError(f"{self.name}: budget must be a multiple of width {width}, got {budget}")
         self.width = width
-        self.max_depth = max_depth
 
-    def decide(self, tree: SearchTree) -> Decision | Allocation:
-        if not tree.root.num_children:
-            return Decision(expand=[(tree.root, self.budget)])
-        candidates = list(tree.in_state(State.OPEN))
-        ended = sum(1 for _ in tree.in_state(State.FINISHED, State.TRUNCATED))
-        budget = self.budget - ended
-        if not candidates or budget < 1:
-            return Decision(release=candidates)
-        return Allocation(candidates, -(-budget // self.width), budget)
+    def play(self, tree: SearchTree) -> Play:
+        yield Decision(expand=[(tree.root, self.missing(tree))])
+        while (candidates := list(tree.in_state(State.OPEN))) and (budget := self.missing(tree)) > 0:
+            yield Decision(share=[Allocation(candidates, -(-budget // self.width), budget)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tts_kernels.strategies.base import Decision, Strategy
+from tts_kernels.strategies.base import Decision, Play, Strategy
 from tts_kernels.tree import SearchTree
 
 
@@ -11,10 +11,8 @@ class BestOfN(Strategy):
 
     name = "best-of-n"
 
-    def decide(self, tree: SearchTree) -> Decision:
-        if tree.root.num_children:
-            return Decision()
-        return Decision(expand=[(tree.root, self.budget)], whole=True)
+    def play(self, tree: SearchTree) -> Play:
+        yield Decision(expand=[(tree.root, self.missing(tree))], whole=True)
 
 
 class Greedy(BestOfN):

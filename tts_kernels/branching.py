@@ -1,0 +1,176 @@
+"""New nodes: texts that are handed in, children of nodes that are expanded, children that a rollout drew already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tts_kernels.admission import Expansion, Row, Search
+from tts_kernels.growth import Growth
+from tts_kernels.tree import Node, child_key
+
+
+@dataclass(frozen=True)
+class Given:
+    """Tokens handed in behind a node."""
+
+    search: Search
+    node: Node
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Nodes that are twins, all of which are to be expanded."""
+
+    search: Search
+    twin: int
+    expansions: list[Expansion]
+
+
+class Branching(Growth):
+    """The part of a run that makes nodes. ``adopted``: rows of nodes that were complete from the start."""
+
+    adopted: list[Row]
+
+    def give(self, texts: list[Given]) -> None:
+        """Nodes with tokens that were handed in: all but the last are fed, behind the last one of the node before."""
+        for text in texts:
+            if text.search.alive and text.node.end + len(text.tokens) >= self.max_length:
+                message = f"a path must be shorter than {self.max_length} tokens, got {text.node.end} and more"
+                self.failed.append(self.result(text.search, message))
+                self.leave(text.search)
+
+        def feed(texts: list[Given]) -> np.ndarray:
+            parents = list(dict.fromkeys((text.search, text.node) for text in texts))
+            texts.sort(key=lambda text: parents.index((text.search, text.node)))
+            nodes = np.array([search.kv[node.id] for search, node in parents], np.int32)
+            widths = np.array([sum(text.node is node for text in texts) for _, node in parents], np.int32)
+            kvs = self.policy.pool.fork(nodes, widths, keep=True)
+            tokens = [text.node.tokens[-1:] + text.tokens[:-1] for text in texts]
+            counts = np.array([len(each) for each in tokens], np.int32)
+            try:
+                self.policy.hidden(kvs, np.concatenate(tokens), counts, np.empty(0, np.int64))
+            except BaseException:
+                self.policy.forest.release(kvs)
+                raise
+            return kvs
+
+        texts, kvs = self.with_room(texts, feed)
+        for text, kv in zip(texts, [] if kvs is None else kvs.tolist(), strict=True):
+            child = text.search.tree.add_given(text.node, text.tokens)
+            text.search.kv[child.id] = kv
+            text.search.meter.fed(len(text.tokens), text.node.end - 1)
+
+    def expand(self, wanted: list[Expansion]) -> list[Row]:
+        """Feed the last token of every node to be expanded, draw the first tokens of all its children, fork."""
+        wanted = self.branch_off(self.affordable(self.meet_twins(wanted)))
+        fed, logits = self.with_room([each for each in wanted if each.missing], self.feed_last)
+        if logits is None:
+            drawn: dict[Expansion, list[tuple[int, float]]] = {}
+        else:
+            drawn = dict(zip(fed, self.draw(fed, logits, [max(each.missing) + 1 for each in fed]), strict=True))
+            for index, each in enumerate(fed):
+                if each.greedy:
+                    each.followers = self.first_followers(each, logits[index], drawn[each][0][0])
+
+        def fork(each: list[Expansion]) -> np.ndarray:
+            counts = np.array([len(one.missing) for one in each], np.int32)
+            return self.policy.pool.fork(np.array([one.kv for one in each], np.int32), counts)
+
+        _, kvs = self.with_room(fed, fork)
+        new = iter([] if kvs is None else kvs.tolist())
+        rows: list[Row] = []
+        firsts: list[tuple[int, float]] = []
+        for each in wanted:
+            if each.search.alive:
+                self.consume(each)
+                begun = {index: next(new) for index in each.missing}
+                rows += self.children(each, begun)
+                firsts += [drawn[each][0 if each.greedy else index] for index in begun]
+        return self.take(rows, firsts)
+
+    def meet_twins(self, wanted: list[Expansion]) -> list[Expansion]:
+        """Children that a rollout has drawn already continue branches of its first node."""
+        owners: dict[tuple[Search, int], list[Expansion]] = {}
+        for each in wanted:
+            chain = each.search.tree.rollout(each.node)
+            if chain and not each.greedy and not each.whole:
+                keys = set(chain[0].twin_keys)
+                each.twins = {index: None for index in each.indices if child_key(each.node.key, index) in keys}
+                if each.twins and not chain[0].ended:
+                    owners.setdefault((each.search, chain[0].id), []).append(each)
+        meetings = [Meeting(search, id, each) for (search, id), each in owners.items()]
+
+        def fork(meetings: list[Meeting]) -> np.ndarray:
+            nodes = np.array([one.search.kv[one.twin] for one in meetings], np.int32)
+            counts = np.array([sum(len(each.twins) for each in one.expansions) for one in meetings], np.int32)
+            return self.policy.pool.fork(nodes, counts, keep=True)
+
+        meetings, kvs = self.with_room(meetings, fork)
+        branches = iter([] if kvs is None else kvs.tolist())
+        for one in meetings:
+            for each in one.expansions:
+                each.twins = {index: next(branches) for index in each.twins}
+                one.search.loose.update(each.twins.values())
+        return [each for each in wanted if each.search.alive]
+
+    def adopt(self, each: Expansion, child: Node) -> None:
+        """The child is what the rollout's first node is."""
+        search, kv = each.search, each.twins[child.path[-1]]
+        twin = search.tree.rollout(each.node)[0]
+        for name in ("score", "num_steps", "log_prob", "state", "cut"):
+            setattr(child, name, getattr(twin, name))
+        for name in ("tokens", "step_ends", "step_scores"):
+            setattr(child, name, list(getattr(twin, name)))
+        child.twin = twin.id
+        if kv is not None:
+            search.loose.discard(kv)
+            search.kv[child.id] = kv
+        self.scorer.adopt(search.tree, child, twin)
+        search.stats.reused_tokens += len(child.tokens)
+        self.adopted.append(Row(search, child, -1 if kv is None else kv))
+
+    def branch_off(self, wanted: list[Expansion]) -> list[Expansion]:
+        """Nodes that may be expanded again keep their own end, and those that something continues already must: a
+        branch of it is fed instead."""
+        kept = [each for each in wanted if each.missing and (each.keep or each.greedy or _continued(each.node))]
+
+        def fork(each: list[Expansion]) -> np.ndarray:
+            nodes = np.array([one.kv for one in each], np.int32)
+            return self.policy.pool.fork(nodes, np.ones(len(each), np.int32), keep=True)
+
+        kept, kvs = self.with_room(kept, fork)
+        for each, kv in zip(kept, [] if kvs is None else kvs.tolist(), strict=True):
+            each.kv = kv
+            each.search.loose.add(kv)
+        return [each for each in wanted if each.search.alive]
+
+    def consume(self, each: Expansion) -> None:
+        """Books: the forest node that was expanded is gone."""
+        search = each.search
+        search.stats.rounds = max(search.stats.rounds, each.node.first_step + len(each.node.step_ends) + 1)
+        search.loose.discard(each.kv)
+        if not each.keep and not each.greedy:
+            kv = search.kv.pop(each.node.id)
+            if kv != each.kv or not each.missing:
+                self.policy.forest.release(np.array([kv], np.int32))
+
+    def children(self, each: Expansion, begun: dict[int, int]) -> list[Row]:
+        """All children in order. Returns rows for those that were begun now."""
+        rows = []
+        for index in each.indices:
+            child = each.search.tree.new_child(each.node, index)
+            child.rollout = each.greedy
+            each.search.tree.attach(child)
+            if index in each.twins:
+                self.adopt(each, child)
+                continue
+            each.search.kv[child.id] = begun[index]
+            rows.append(Row(each.search, child, begun[index], each.whole, 0, each.greedy, each.followers))
+        return rows
+
+
+def _continued(node: Node) -> bool:
+    return node.num_children > 0 or node.next_rollout is not None

@@ -1,0 +1,97 @@
+"""What one problem's search has spent: every strategy is charged the same way."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tts_kernels.hf import TreeModel
+from tts_kernels.scorers import Scorer
+from tts_kernels.search import SearchStats
+from tts_kernels.tree import Node, SearchTree
+
+Unit = Literal["generations", "tokens", "flops"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search of one problem may spend, in complete solutions, drawn tokens, or FLOPs of both models."""
+
+    amount: float
+    unit: Unit = "generations"
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"Budget: unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}")
+        if not 1 <= self.amount < float("inf"):
+            raise ValueError(f"Budget: amount must be finite and at least 1, got {self.amount}")
+        if self.unit == "generations" and self.amount != int(self.amount):
+            raise ValueError(f"Budget: amount must be a whole number of generations, got {self.amount}")
+
+    @classmethod
+    def parse(cls, text: str | float) -> Budget:
+        """``16``, ``"20000 tokens"``, ``"3e12 flops"``. Raises ValueError for anything else."""
+        found = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([a-z]*)\s*", str(text))
+        try:
+            if found is None:
+                raise ValueError
+            amount = float(found[1])
+        except ValueError:
+            raise ValueError(
+                f"budget must be a number, alone or with 'tokens' or 'flops' behind it, got {text!r}"
+            ) from None
+        return cls(amount, found[2] or "generations")  # type: ignore[arg-type]
+
+
+class Meter:
+    """Counts into ``stats``, see there."""
+
+    def __init__(self, policy: TreeModel, scorer: Scorer, stats: SearchStats) -> None:
+        self.policy = policy
+        self.scorer = scorer
+        self.stats = stats
+        self.begin = time.perf_counter()
+        self._steps_at: Counter[int] = Counter()
+        # Drawn tokens that the scorer has yet to read, for what a limit must leave room for.
+        self._unread = 0
+
+    def fed(self, tokens: int, begin: int) -> None:
+        """The policy has read ``tokens`` tokens of a path from position ``begin`` on."""
+        attended = tokens * begin + tokens * (tokens + 1) // 2
+        self.stats.fed_tokens += tokens
+        self.stats.policy_flops += self.policy.cost(tokens, attended)
+
+    def drew(self, node: Node) -> None:
+        """The node has got a token."""
+        self.stats.tokens += 1
+        self.stats.rollout_tokens += node.rollout
+        self._unread += 1
+
+    def step(self, node: Node) -> None:
+        """A step of the node is complete."""
+        at = node.first_step + len(node.step_ends)
+        self._steps_at[at] += 1
+        self.stats.generations = max(self.stats.generations, self._steps_at[at])
+
+    def scored(self, tree: SearchTree) -> None:
+        """The scorer has read all that was drawn."""
+        self._unread = 0
+        read = self.scorer.spent(tree)
+        self.stats.scorer_tokens, self.stats.scorer_flops = read.tokens, read.flops
+        self.stats.kv_bytes = self.policy.pool.layout.token_bytes * self.stats.fed_tokens + read.kv_bytes
+
+    def allows(self, limit: Budget | None, nodes: Iterable[Node]) -> bool:
+        """Whether one more token behind each of these nodes, and its scoring, stays within the limit."""
+        if limit is None or limit.unit == "generations":
+            return True
+        ends = [node.end for node in nodes]
+        if limit.unit == "tokens":
+            return self.stats.tokens + len(ends) <= limit.amount
+        call = self.policy.cost(len(ends), sum(ends))
+        per_token = self.stats.scorer_flops / max(1, self.stats.scorer_tokens)
+        scoring = per_token * (self._unread + len(ends))
+        return self.stats.policy_flops + self.stats.scorer_flops + call + scoring <= limit.amount
