@@ -31,7 +31,7 @@ def make_problems(count, seed=0):
 
 
 def make_decoder(
-    *, pages=400, prm_pages=None, page_size=4, backend=None, aggregate="last", family="llama", max_rows=64, shared=False
+    *, pages=400, prm_pages=None, page_size=4, backend=None, aggregate="last", family="llama", max_rows=64, shared=False, speculate=False
 ):
     """shared: policy and reward model have ``pages`` frames together."""
     prm = Prm.inline(
@@ -53,6 +53,7 @@ def make_decoder(
         num_pages=pages,
         page_size=page_size,
         backend=backend,
+        speculate=speculate,
     )
 
 
@@ -212,6 +213,30 @@ def test_company_and_order_do_not_matter(strategy):
     assert backwards == together
     for problem in problems[:3]:
         assert outline(make_decoder().search([problem], strategy, SHORT))[problem.id] == together[problem.id]
+
+
+def spent(results):
+    return {r.problem.id: {k: v for k, v in vars(r.stats).items() if k not in ("seconds", "wasted_tokens")} for r in results}
+
+
+@pytest.mark.parametrize("pages", [400, 60])
+@pytest.mark.parametrize("strategy", [Beam(8, 4), *SEARCHES.values()], ids=["beam", *SEARCHES])
+def test_drawing_ahead_of_the_decision_changes_nothing(strategy, pages):
+    """Not even what is charged, unless pages are so short that problems are put off."""
+    problems = make_problems(5)
+    plain = list(make_decoder(pages=pages).search(problems, strategy, SHORT))
+    decoder = make_decoder(pages=pages, speculate=True)
+    ahead, stats = [], RunStats()
+    for result in decoder.search(problems, strategy, SHORT, stats=stats):
+        result.tree.check()
+        ahead.append(result)
+    assert outline(ahead) == outline(plain)
+    assert decoder.policy.forest.free_pages == decoder.policy.forest.num_pages
+    if pages == 400:
+        assert spent(ahead) == spent(plain)
+        fed = sum(r.stats.fed_tokens for r in ahead)
+        wasted = sum(r.stats.wasted_tokens for r in ahead)
+        assert (wasted > 0) == (stats.policy["tokens"] > fed) == (strategy.name not in ("revisions",))
 
 
 def test_native_and_reference_grow_the_same_tree():

@@ -72,6 +72,7 @@ class Row:
     """One node that is growing: its forest node and the state of its separator automaton.
 
     ``greedy``: it takes the likeliest token; ``followers``: keys of nodes that would have drawn the same so far.
+    ``early``: nobody has decided yet that there will be such a node.
     """
 
     search: Search
@@ -81,12 +82,14 @@ class Row:
     detector_state: int = 0
     greedy: bool = False
     followers: list[int] = field(default_factory=list)
+    early: bool = False
 
 
 @dataclass(eq=False)
 class Expansion:
-    """One node that is to get ``width`` children. ``kv``: the forest node that they continue. ``ready``: by index those
-    that need not be drawn: forest nodes of twins, or None where they need none, and rows that grew early.
+    """One node that is to get ``width`` children. ``kv``: the forest node that they continue. By index the
+    children that need not be drawn: ``twins``, forest nodes, or None where they need none, and ``claimed``, rows that
+    grew early.
 
     ``greedy``: the child is the next node of a rollout, after which a node may get ``width`` children.
     """
@@ -98,8 +101,9 @@ class Expansion:
     whole: bool = False
     keep: bool = False
     greedy: bool = False
+    early: bool = False
     twins: dict[int, int | None] = field(default_factory=dict)
-    early: dict[int, Row] = field(default_factory=dict)
+    claimed: dict[int, Row] = field(default_factory=dict)
     followers: list[int] = field(default_factory=list)
     indices: range = range(-1, 0)
 
@@ -111,7 +115,7 @@ class Expansion:
     @property
     def missing(self) -> list[int]:
         """Indices of the children to be drawn now."""
-        return [index for index in self.indices if index not in self.twins and index not in self.early]
+        return [index for index in self.indices if index not in self.twins and index not in self.claimed]
 
 
 class Admission:
@@ -145,7 +149,7 @@ class Admission:
             tree = SearchTree(problem, prompt, self.sampling.seed)
             tree.max_length = self.max_length
             meter = Meter(self.policy, self.scorer, SearchStats(restarts=restarts))
-            joining.append(Search(problem, tree, self.strategy.play(tree), meter))
+            joining.append(Search(problem, tree, self.strategy.start(tree), meter))
         while joining:
             try:
                 self.prefill(joining)
@@ -186,20 +190,26 @@ class Admission:
         search.alive = False
         self.active.remove(search)
         self.policy.forest.release(np.array(search.held, np.int32))
+        search.stats.wasted_tokens += sum(len(r.node.tokens) for rows in search.early.values() for r in rows.values())
         search.kv.clear()
         search.loose.clear()
+        search.early.clear()
         self.scorer.drop(search.tree)
 
     def with_room(self, rows: list[P], primitive: Callable[[list[P]], T]) -> tuple[list[P], T | None]:
-        """Run an all-or-nothing primitive of the policy. While pages are short, the scorer gives pages back first; then
-        the problem that came last is put off."""
+        """Run an all-or-nothing primitive of the policy. While pages are short, what was drawn ahead is given up first,
+        then the scorer gives pages back, then the problem that came last is put off."""
         while rows := [row for row in rows if row.search.alive]:
             try:
                 return rows, primitive(rows)
             except self.out_of_pages as error:
-                if not self.scorer.spill():
+                if not self.dismiss_all() and not self.scorer.spill():
                     self.put_off(str(error))
         return [], None
+
+    def dismiss_all(self) -> bool:
+        """Give up what may yet turn out not to be needed. False when there is nothing."""
+        return False
 
     def put_off(self, reason: str) -> None:
         """The problem that came last makes room and starts again later; alone it has failed."""

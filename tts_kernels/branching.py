@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tts_kernels.admission import Expansion, Row, Search
-from tts_kernels.growth import Growth
+from tts_kernels.speculation import Speculation
 from tts_kernels.tree import Node, child_key
 
 
@@ -29,7 +29,7 @@ class Meeting:
     expansions: list[Expansion]
 
 
-class Branching(Growth):
+class Branching(Speculation):
     """The part of a run that makes nodes. ``adopted``: rows of nodes that were complete from the start."""
 
     adopted: list[Row]
@@ -65,6 +65,9 @@ class Branching(Growth):
 
     def expand(self, wanted: list[Expansion]) -> list[Row]:
         """Feed the last token of every node to be expanded, draw the first tokens of all its children, fork."""
+        for each in wanted:
+            if not each.greedy:
+                each.claimed = self.claim(each.search, each.node.id, [] if each.whole else each.indices)
         wanted = self.branch_off(self.affordable(self.meet_twins(wanted)))
         fed, logits = self.with_room([each for each in wanted if each.missing], self.feed_last)
         if logits is None:
@@ -83,13 +86,15 @@ class Branching(Growth):
         new = iter([] if kvs is None else kvs.tolist())
         rows: list[Row] = []
         firsts: list[tuple[int, float]] = []
+        growing: list[Row] = []
         for each in wanted:
             if each.search.alive:
                 self.consume(each)
                 begun = {index: next(new) for index in each.missing}
+                growing += self.welcome(each)
                 rows += self.children(each, begun)
                 firsts += [drawn[each][0 if each.greedy else index] for index in begun]
-        return self.take(rows, firsts)
+        return self.take(rows, firsts) + growing
 
     def meet_twins(self, wanted: list[Expansion]) -> list[Expansion]:
         """Children that a rollout has drawn already continue branches of its first node."""
@@ -98,7 +103,7 @@ class Branching(Growth):
             chain = each.search.tree.rollout(each.node)
             if chain and not each.greedy and not each.whole:
                 keys = set(chain[0].twin_keys)
-                each.twins = {index: None for index in each.indices if child_key(each.node.key, index) in keys}
+                each.twins = {index: None for index in each.missing if child_key(each.node.key, index) in keys}
                 if each.twins and not chain[0].ended:
                     owners.setdefault((each.search, chain[0].id), []).append(each)
         meetings = [Meeting(search, id, each) for (search, id), each in owners.items()]
@@ -135,7 +140,7 @@ class Branching(Growth):
     def branch_off(self, wanted: list[Expansion]) -> list[Expansion]:
         """Nodes that may be expanded again keep their own end, and those that something continues already must: a
         branch of it is fed instead."""
-        kept = [each for each in wanted if each.missing and (each.keep or each.greedy or _continued(each.node))]
+        kept = [each for each in wanted if each.missing and (each.keep or each.greedy or _continued(each))]
 
         def fork(each: list[Expansion]) -> np.ndarray:
             nodes = np.array([one.kv for one in each], np.int32)
@@ -159,11 +164,15 @@ class Branching(Growth):
 
     def children(self, each: Expansion, begun: dict[int, int]) -> list[Row]:
         """All children in order. Returns rows for those that were begun now."""
-        rows = []
+        rows, tree = [], each.search.tree
         for index in each.indices:
-            child = each.search.tree.new_child(each.node, index)
+            if index in each.claimed:
+                early = each.claimed[index]
+                each.search.kv[tree.attach(early.node).id] = early.kv
+                continue
+            child = tree.new_child(each.node, index)
             child.rollout = each.greedy
-            each.search.tree.attach(child)
+            tree.attach(child)
             if index in each.twins:
                 self.adopt(each, child)
                 continue
@@ -171,6 +180,25 @@ class Branching(Growth):
             rows.append(Row(each.search, child, begun[index], each.whole, 0, each.greedy, each.followers))
         return rows
 
+    def welcome(self, each: Expansion) -> list[Row]:
+        """Charge for the children that grew early as if they were drawn now. Returns those that are not complete."""
+        growing, meter = [], each.search.meter
+        if each.claimed and not each.missing:
+            meter.fed(1, each.node.end - 1)
+        for row in each.claimed.values():
+            node = row.node
+            row.early = False
+            node.score, node.num_steps = each.node.score, each.node.num_steps
+            each.search.loose.discard(row.kv)
+            meter.fed(len(node.tokens) - 1, node.start)
+            for _ in node.tokens:
+                meter.drew(node)
+            if node.step_ends:
+                self.close(row)
+            else:
+                growing.append(row)
+        return growing
 
-def _continued(node: Node) -> bool:
-    return node.num_children > 0 or node.next_rollout is not None
+
+def _continued(each: Expansion) -> bool:
+    return each.node.num_children > 0 or each.node.next_rollout is not None or bool(each.claimed)

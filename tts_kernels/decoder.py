@@ -26,6 +26,8 @@ class Decoder:
     eos_ids: what ends a solution, by default the model's own. max_rows: problems join while their budgets sum to no
     more. kv_bytes, or num_pages: memory for KV, shared with the scorer's model unless that has a pool of its own.
     page_size: tokens per page of the policy; by default 16, or 32 where that wastes less of what both share.
+    speculate: rows that have ended their step make place for children of the likeliest nodes until the last one has:
+    fewer and fuller model calls for some tokens drawn in vain, and the same results.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Decoder:
         num_pages: int | None = None,
         page_size: int | None = None,
         invariant: bool = False,
+        speculate: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.scorer: Scorer = scorer or LogProbScorer()
@@ -54,6 +57,7 @@ class Decoder:
         pools = [memory.pool(layout, backend) for layout in layouts]
         self.policy = TreeModel(model, pool=pools[0], backend=backend, invariant=invariant)
         self.max_rows = max_rows
+        self.speculate = speculate
         vocab_size = model.get_output_embeddings().weight.shape[0]
         if isinstance(separator, str):
             if tokenizer is None:

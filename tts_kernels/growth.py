@@ -22,9 +22,11 @@ class Growth(Admission):
     def feed_last(self, rows: Sequence[Row | Expansion]) -> Tensor:
         """Next-token logits of every row's node, whose last token is fed."""
         nodes = np.array([row.kv for row in rows], np.int32)
+        logits = self.policy.logits(nodes, np.array([row.node.tokens[-1] for row in rows]))
         for row in rows:
-            row.search.meter.fed(1, row.node.end - 1)
-        return self.policy.logits(nodes, np.array([row.node.tokens[-1] for row in rows]))
+            if not row.early:
+                row.search.meter.fed(1, row.node.end - 1)
+        return logits
 
     def sample(
         self, logits: Tensor, keys: list[int], ends: list[int], widths: list[int], greedy: bool = False
@@ -72,12 +74,22 @@ class Growth(Admission):
             row.node.tokens.append(token)
             row.node.log_prob += log_prob
             row.detector_state = state
-            row.search.meter.drew(row.node)
-            (self.ended if self.ends(row, token) else growing).append(row)
+            if not row.early:
+                row.search.meter.drew(row.node)
+            if not self.ends(row, token):
+                growing.append(row)
+            elif not row.early:
+                self.close(row)
         return growing
 
+    def close(self, row: Row) -> None:
+        """The row's node is complete."""
+        row.node.twin_keys = row.followers
+        row.search.meter.step(row.node)
+        self.ended.append(row)
+
     def ends(self, row: Row, token: int) -> bool:
-        """Close the row's step where it ends, and the node where its step or solution does."""
+        """Close the row's step where it ends, and say whether the node is complete."""
         node, sampling = row.node, self.sampling
         separated = row.detector_state == self.decoder.detector.final
         longest = min(node.origin + sampling.max_tokens, self.max_length)
@@ -86,7 +98,7 @@ class Growth(Admission):
         elif node.end >= longest:
             node.state = State.TRUNCATED
             node.cut = not separated
-        elif separated and not row.whole and node.first_step + 1 >= self.strategy.max_depth:
+        elif separated and not row.whole and node.first_step + 1 >= row.search.tree.max_depth:
             node.state = State.TRUNCATED
         elif not row.whole and not separated and len(node.tokens) >= sampling.max_step_tokens:
             node.cut = True
@@ -96,8 +108,6 @@ class Growth(Admission):
                 row.search.meter.step(node)
             return False
         node.step_ends.append(len(node.tokens))
-        node.twin_keys = row.followers
-        row.search.meter.step(node)
         return True
 
     def grow(self, rows: list[Row]) -> None:

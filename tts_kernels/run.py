@@ -95,6 +95,8 @@ class Run(Branching):
         return done
 
     def prune(self, search: Search, nodes: list[Node]) -> None:
+        for node in nodes:
+            self.claim(search, node.id, ())
         self.policy.forest.release(np.array([search.kv.pop(node.id) for node in nodes], np.int32))
         given_up = [node for node in nodes if node.state is State.OPEN]
         self.scorer.release(search.tree, given_up)

@@ -122,10 +122,11 @@ class Node:
 class SearchTree:
     """All nodes of one problem, the root holding the prompt. Owns its nodes: strategies read, the decoder writes.
 
-    ``max_length``: most tokens of a path.
+    ``max_length``: most tokens of a path. ``max_depth``: most steps of a solution that grows step by step.
     """
 
     max_length = 2**31 - 1
+    max_depth = 2**31 - 1
 
     def __init__(self, problem: Problem, prompt: list[int], seed: int) -> None:
         if not prompt:

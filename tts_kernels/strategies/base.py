@@ -83,6 +83,11 @@ class Strategy(ABC):
         """The search of one problem, move by move: when it goes on, the last move is done and its nodes are scored
         (on the host if ``reads_scores``). Randomness comes from the keys of the tree's nodes alone."""
 
+    def start(self, tree: SearchTree) -> Play:
+        """``play``, with the tree told how deep it may become."""
+        tree.max_depth = self.max_depth
+        return self.play(tree)
+
     def missing(self, tree: SearchTree) -> int:
         """How many complete solutions the budget still allows."""
         return self.budget - sum(1 for _ in tree.in_state(State.FINISHED, State.TRUNCATED))
