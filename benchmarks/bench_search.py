@@ -1,9 +1,10 @@
 """Every search on the shipped arithmetic models: what is right at what cost, problem by problem.
 
-A *cell* is one search at one budget. Its results go to ``benchmarks/runs/search/CELL.jsonl``, one problem a line, first as
-they come (``.part``), at the end in the order of the problems. A run that was killed goes on where it was and ends with the same
-files: what a problem's search finds depends on neither the others nor the order. ``analyse_search.py`` makes tables and
-figures of them.
+    python benchmarks/bench_search.py && python benchmarks/analyse_search.py
+
+A *cell* is one search at one budget. Its results go to ``benchmarks/runs/search/CELL.jsonl``, one problem a line, first
+as they come (``.part``), at the end in the order of the problems. A run that was killed goes on where it was and ends
+with the same files: what a problem's search finds depends on neither the others nor the order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from tts_kernels.decoder import Decoder
 from tts_kernels.problems import read_problems
 from tts_kernels.scorers import load_scorer
 from tts_kernels.search import Problem, Sampling, SearchResult
-from tts_kernels.selection import Candidate, select_answer
+from tts_kernels.selection import select_answer
 from tts_kernels.strategies import make_strategy
 from tts_kernels.tree import State
 
@@ -36,7 +37,10 @@ POLICIES = {
     "reviser": assets.REVISER,
 }
 AGGREGATES = {"last": lambda scores: scores[-1], "min": min, "prod": math.prod}
-STATS = ("generations", "tokens", "rollout_tokens", "reused_tokens", "scorer_tokens", "policy_flops", "scorer_flops", "kv_bytes")  # fmt: skip
+STATS = (
+    "generations", "tokens", "rollout_tokens", "reused_tokens", "scorer_tokens", "policy_flops", "scorer_flops",
+    "kv_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,11 @@ def plan() -> list[Cell]:
     cells += [Cell(look, n) for look in looks for n in (4, 16, 64)]
     cells += [Cell("ets", n) for n in powers(64, 2)]
     cells += [Cell(mcts, n) for mcts in ("mcts:rule=uct", "mcts:rule=puct,exploration=1.25") for n in powers(64, 2)]
-    cells += [Cell(f"revisions:sequential={s}", n, "reviser") for n in (4, 16, 64) for s in powers(n)]
-    cells += [Cell(spec, 16, aggregate=how) for spec in ("beam:width=4", "rebase:temperature=0.1") for how in ("last", "min")]
-    # Searches with the work that the difficulty of each problem asks for.
+    cells += [Cell(f"revisions:sequential={s},between=question", n, "reviser") for n in (4, 16, 64) for s in powers(n)]
+    cells += [
+        Cell(spec, 16, aggregate=how) for spec in ("beam:width=4", "rebase:temperature=0.1") for how in ("last", "min")
+    ]
+    cells += [Cell(f"adaptive:agree={agree}", n) for agree in (3, 99) for n in powers(64, 16)]
     return sorted(cells, key=lambda cell: cell.budget > 64)
 
 
@@ -89,17 +95,16 @@ def outcome(problem: Problem, result: SearchResult) -> dict[str, Any]:
     row: dict[str, Any] = {"id": problem.id, "error": result.error}
     right: dict[str, int] = {}
     for aggregate, combine in AGGREGATES.items():
-        judged = [
-            Candidate(c.tokens, "", c.answer, combine(s), c.log_prob, c.finished, c.copies, c.chain)
-            for c, s in zip(result.candidates, scores, strict=True)
-        ]
-        for how in ("weighted", "best", "hierarchical"):
+        judged = [replace(c, score=combine(s)) for c, s in zip(result.candidates, scores, strict=True)]
+        for how in ("weighted", "best", "guarded", "hierarchical"):
             right[f"{how}-{aggregate}"] = int(select_answer(judged, how) == problem.answer)  # type: ignore[arg-type]
     right["majority"] = int(select_answer(result.candidates, "majority") == problem.answer)
     row["right"] = right
     row["solutions"] = [int(c.answer == problem.answer) for c in result.candidates]
     row["final"] = [round(math.prod(s), 6) for s in scores]
-    row["chains"] = [c.chain for c in result.candidates] if any(c.chain is not None for c in result.candidates) else None
+    row["chains"] = (
+        [c.chain for c in result.candidates] if any(c.chain is not None for c in result.candidates) else None
+    )
     return row | {name: getattr(result.stats, name) for name in STATS}
 
 

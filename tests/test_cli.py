@@ -22,7 +22,7 @@ def run(*arguments):
 
 def test_search_writes_a_result_per_problem(tmp_path):
     out = tmp_path / "results.jsonl"
-    done = run("search", "--strategy", "beam", "--budget", 8, "--width", 4, "--limit", 6, "--out", out)
+    done = run("search", "--strategy", "beam:width=4", "--budget", 8, "--limit", 6, "--out", out)
     assert done.exit_code == 0, done.output
     results = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(r["id"] for r in results) == [p.id for p in read_problems(assets.PROBLEMS, 6)]
@@ -50,10 +50,10 @@ def test_info_says_what_runs_and_why_not():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "mcts"], "strategy must be one of greedy, best-of-n, beam, got 'mcts'"),
-        (["--budget", "0"], "beam: budget must be at least 1, got 0"),
-        (["--budget", "10", "--width", "4"], "beam: budget must be a multiple of width 4, got 10"),
-        (["--strategy", "best-of-n", "--width", "4"], "best-of-n takes no width"),
+        (["--strategy", "dfs"], "strategy must be one of greedy, best-of-n, beam, lookahead"),
+        (["--budget", "0"], "Budget: amount must be finite and at least 1, got 0"),
+        (["--budget", "10", "--strategy", "beam:width=4"], "beam: budget must be a multiple of width 4, got 10"),
+        (["--strategy", "best-of-n:width=4"], "best-of-n: options must be NAME=VALUE of max_depth, got 'width=4'"),
         (["--temperature", "-1"], "temperature must be in"),
         (["--dtype", "int8"], "--dtype must be float32, bfloat16 or float16, got 'int8'"),
         (["--device", "abacus"], "--device abacus: "),

@@ -12,10 +12,10 @@ import numpy as np
 
 from tts_kernels import _ext
 from tts_kernels.answers import same_answer
-from tts_kernels.meter import Budget, Meter
+from tts_kernels.meter import Meter
 from tts_kernels.scorers import PathTooLong, Scores
 from tts_kernels.search import Problem, Sampling, SearchResult, SearchStats
-from tts_kernels.selection import Selection, collect_candidates, select_answer
+from tts_kernels.selection import Selection, Selector, collect_candidates, select_answer
 from tts_kernels.strategies import Decision, Play, Strategy
 from tts_kernels.tree import Node, SearchTree
 
@@ -26,10 +26,13 @@ T = TypeVar("T")
 
 
 class Placed(Protocol):
-    """Something that belongs to a search."""
+    """Something that belongs to a search and to one of its nodes."""
 
     @property
     def search(self) -> Search: ...
+
+    @property
+    def node(self) -> Node: ...
 
 
 P = TypeVar("P", bound=Placed)
@@ -121,11 +124,8 @@ class Expansion:
 class Admission:
     """The problems of one run: waiting, active, failed."""
 
-    def __init__(
-        self, decoder: Decoder, strategy: Strategy, sampling: Sampling, select: Selection, limit: Budget | None
-    ) -> None:
+    def __init__(self, decoder: Decoder, strategy: Strategy, sampling: Sampling, select: Selection | Selector) -> None:
         self.strategy = strategy
-        self.limit_each = limit
         # A revision is scored without what it revises.
         context, scored = decoder.policy.context_length, decoder.scorer.context_length - 1
         self.max_length = context if strategy.revises else min(context, scored)
@@ -133,7 +133,7 @@ class Admission:
         self.policy = decoder.policy
         self.scorer = decoder.scorer
         self.sampling = sampling
-        self.select: Selection = select
+        self.select: Selection | Selector = select
         self.waiting: deque[tuple[Problem, list[int], int]] = deque()
         self.active: list[Search] = []
         self.failed: list[SearchResult] = []
@@ -148,7 +148,8 @@ class Admission:
             problem, prompt, restarts = self.waiting.popleft()
             tree = SearchTree(problem, prompt, self.sampling.seed)
             tree.max_length = self.max_length
-            meter = Meter(self.policy, self.scorer, SearchStats(restarts=restarts))
+            tree.stats.restarts = restarts
+            meter = Meter(self.policy, self.scorer, tree.stats)
             joining.append(Search(problem, tree, self.strategy.start(tree), meter))
         while joining:
             try:
@@ -237,7 +238,13 @@ class Admission:
     def result(self, search: Search, error: str | None = None) -> SearchResult:
         tree = search.tree
         candidates = collect_candidates(tree, self.decoder.tokenizer)
-        answer = None if error else select_answer(candidates, self.select)
+        answer = None
+        if not error:
+            how = self.select
+            try:
+                answer = how(tree, candidates) if callable(how) else select_answer(candidates, how)
+            except self.out_of_pages as shortage:
+                error = str(shortage)
         expected = search.problem.answer
         correct = None if expected is None or error else same_answer(answer, expected)
         search.stats.seconds = time.perf_counter() - search.meter.begin

@@ -22,10 +22,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Meeting:
-    """Nodes that are twins, all of which are to be expanded."""
+    """The first node of a rollout, and the nodes to be expanded that have it before them."""
 
     search: Search
-    twin: int
+    node: Node
     expansions: list[Expansion]
 
 
@@ -98,18 +98,18 @@ class Branching(Speculation):
 
     def meet_twins(self, wanted: list[Expansion]) -> list[Expansion]:
         """Children that a rollout has drawn already continue branches of its first node."""
-        owners: dict[tuple[Search, int], list[Expansion]] = {}
+        owners: dict[Node, list[Expansion]] = {}
         for each in wanted:
             chain = each.search.tree.rollout(each.node)
             if chain and not each.greedy and not each.whole:
                 keys = set(chain[0].twin_keys)
                 each.twins = {index: None for index in each.missing if child_key(each.node.key, index) in keys}
                 if each.twins and not chain[0].ended:
-                    owners.setdefault((each.search, chain[0].id), []).append(each)
-        meetings = [Meeting(search, id, each) for (search, id), each in owners.items()]
+                    owners.setdefault(chain[0], []).append(each)
+        meetings = [Meeting(each[0].search, node, each) for node, each in owners.items()]
 
         def fork(meetings: list[Meeting]) -> np.ndarray:
-            nodes = np.array([one.search.kv[one.twin] for one in meetings], np.int32)
+            nodes = np.array([one.search.kv[one.node.id] for one in meetings], np.int32)
             counts = np.array([sum(len(each.twins) for each in one.expansions) for one in meetings], np.int32)
             return self.policy.pool.fork(nodes, counts, keep=True)
 
@@ -117,8 +117,9 @@ class Branching(Speculation):
         branches = iter([] if kvs is None else kvs.tolist())
         for one in meetings:
             for each in one.expansions:
-                each.twins = {index: next(branches) for index in each.twins}
-                one.search.loose.update(each.twins.values())
+                for index in each.twins:
+                    each.twins[index] = kv = next(branches)
+                    one.search.loose.add(kv)
         return [each for each in wanted if each.search.alive]
 
     def adopt(self, each: Expansion, child: Node) -> None:

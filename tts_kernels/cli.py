@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tts_kernels import _ext, assets
+from tts_kernels.compute_optimal import SearchPolicy
 from tts_kernels.decoder import Decoder
 from tts_kernels.problems import read_problems
 from tts_kernels.report import accuracy, backend_status, info_table, summary_row, summary_table
@@ -85,8 +86,11 @@ def search(
     problems: Annotated[Path, typer.Option(help="JSON Lines, one problem a line")] = assets.PROBLEMS,
     out: Annotated[Path | None, typer.Option(help="results, JSON Lines, written as problems finish")] = None,
     strategy: Annotated[str, typer.Option(help="NAME or NAME:OPTION=VALUE,..., e.g. beam:width=sqrt")] = "beam",
-    budget: Annotated[int, typer.Option(help="complete solutions per problem")] = 16,
-    select: Annotated[str, typer.Option(help="weighted, majority, best or hierarchical")] = "weighted",
+    budget: Annotated[str, typer.Option(help="per problem: solutions, or e.g. '20000 tokens', '3e9 flops'")] = "16",
+    policy: Annotated[Path | None, typer.Option(help="JSON file that compute-optimal chooses by")] = None,
+    select: Annotated[
+        str, typer.Option(help="weighted, majority, best, hierarchical, guarded, knockout or league")
+    ] = "weighted",
     model: Annotated[str, typer.Option(help="folder or name of a causal LM")] = str(assets.POLICY),
     scorer: Annotated[
         str, typer.Option(help="FAMILY:PATH_OR_ID, or logprob, gsm8k, math, ifeval")
@@ -111,16 +115,25 @@ def search(
     kv_bytes: Annotated[int, typer.Option(help="memory for KV, of both models together")] = 1 << 30,
     page_size: Annotated[int | None, typer.Option(help="tokens per page, else as fits both models")] = None,
     max_rows: Annotated[int, typer.Option(help="rows alive at once, over all problems")] = 1024,
+    speculate: Annotated[bool, typer.Option(help="draw on while others finish their step")] = False,
 ) -> None:
     """Search problems with one strategy and report accuracy and cost."""
     if strategy == "greedy":
-        budget, temperature = 1, 0.0
-    chosen = make_strategy(strategy, budget)
+        budget, temperature = "1", 0.0
+    if policy is None and model == str(assets.POLICY) and assets.SEARCH_POLICY.exists():
+        policy = assets.SEARCH_POLICY
+    chosen = make_strategy(strategy, budget, None if policy is None else SearchPolicy.load(policy))
     sampling = Sampling(temperature, top_k, top_p, min_p, distinct, max_step_tokens, max_tokens, seed)
     todo = read_problems(problems, limit)
     if separator is None:
         separator = assets.SEPARATOR if model == str(assets.POLICY) else "\n\n"
-    options = {"aggregate": aggregate, "backend": backend, "kv_bytes": kv_bytes, "page_size": page_size}
+    options = {
+        "aggregate": aggregate,
+        "backend": backend,
+        "kv_bytes": kv_bytes,
+        "page_size": page_size,
+        "speculate": speculate,
+    }
     if out is not None and out.exists():
         raise ValueError(f"--out {out}: exists already; results are not overwritten")
     decoder = _load(model, scorer, separator, dtype, device, max_rows=max_rows, **options)

@@ -13,9 +13,10 @@ from tts_kernels.kv_pool import KVMemory, fitting_page_sizes
 from tts_kernels.run import Run
 from tts_kernels.scorers import LogProbScorer, PolicySide, Scorer
 from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
-from tts_kernels.selection import SELECTIONS, Selection
+from tts_kernels.selection import SELECTIONS, Selection, Selector
 from tts_kernels.separator import StepDetector
 from tts_kernels.strategies import Strategy
+from tts_kernels.tournaments import Knockout, League, ScoreComparator
 
 
 class Decoder:
@@ -75,28 +76,42 @@ class Decoder:
         strategy: Strategy,
         sampling: Sampling | None = None,
         *,
-        select: Selection = "weighted",
+        select: Selection | Selector | str = "weighted",
         stats: RunStats | None = None,
     ) -> Iterator[SearchResult]:
         """Search all problems; yield each result as it is ready. The results do not depend on who shares the forest.
 
+        select: how the answer is chosen among the solutions, by name (see ``select_answer``) or by a function of the
+        tree and the solutions, such as Knockout and League.
         When the pool is full the problem that came last makes room and starts again later; one that does not fit even
         alone yields a result with ``error``. ``stats``, if given, is filled in as the run goes on.
         Raises ValueError for an empty prompt or one longer than the model's context.
         """
-        if select not in SELECTIONS:
-            raise ValueError(f"Decoder.search: select must be one of {', '.join(SELECTIONS)}, got {select!r}")
-        if select == "weighted" and not self.scorer.bounded:
-            raise ValueError(
-                "Decoder.search: select must be majority or best for a scorer whose scores are no probabilities, got "
-                "'weighted'; or load it with activation='sigmoid'"
-            )
-        run = Run(self, strategy, sampling or Sampling(), select, stats or RunStats())
+        chosen = _selector(select, self.scorer.bounded)
+        if strategy.reads_answers and self.tokenizer is None:
+            raise ValueError(f"Decoder.search: {strategy.name} reads answers and needs a tokenizer, got none")
+        run = Run(self, strategy, sampling or Sampling(), chosen, stats or RunStats())
         tokenized = [(problem, run.tokenize(problem)) for problem in problems]
         ids = [problem.id for problem, _ in tokenized]
         if len(set(ids)) != len(ids):
             raise ValueError(f"Decoder.search: problem ids must be unique, got {max(ids, key=ids.count)!r} twice")
         return run.results(tokenized)
+
+
+def _selector(select: Selection | Selector | str, bounded: bool) -> Selection | Selector:
+    """The named way of choosing an answer. Raises ValueError where scores that are no probabilities do not allow it."""
+    known: dict[str, Selection | Selector] = {name: name for name in SELECTIONS}
+    known |= {"knockout": Knockout(), "league": League()}
+    chosen = known.get(select) if isinstance(select, str) else select
+    if chosen is None or not (callable(chosen) or isinstance(chosen, str)):
+        raise ValueError(f"Decoder.search: select must be one of {', '.join(known)}, or callable, got {select!r}")
+    by_score = isinstance(getattr(chosen, "comparator", None), ScoreComparator)
+    if not bounded and (chosen in ("weighted", "hierarchical", "guarded") or by_score):
+        raise ValueError(
+            "Decoder.search: select must be majority or best for a scorer whose scores are no probabilities, got "
+            f"{select!r}; or load it with activation='sigmoid'"
+        )
+    return chosen
 
 
 def _default_eos(model: PreTrainedModel) -> list[int]:

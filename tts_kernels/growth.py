@@ -122,14 +122,14 @@ class Growth(Admission):
 
     def affordable(self, rows: list[P]) -> list[P]:
         """The rows of searches whose limit allows them one more token each; the other searches are stopped."""
-        if self.limit_each is None:
+        if self.strategy.limit is None:
             return rows
         wanted: dict[Search, list[Node]] = {}
         for row in rows:
             count = len(row.missing) if isinstance(row, Expansion) else 1
             wanted.setdefault(row.search, []).extend([row.node] * count)
         for search, nodes in wanted.items():
-            if not search.meter.allows(self.limit_each, nodes):
+            if not search.meter.allows(self.strategy.limit, nodes):
                 search.stopped = search.stats.limited = True
                 for node in nodes:
                     node.state = State.EXPANDED if node.num_children else State.PRUNED

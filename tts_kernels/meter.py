@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 from tts_kernels.hf import TreeModel
 from tts_kernels.scorers import Scorer
 from tts_kernels.search import SearchStats
+from tts_kernels.strategies import Budget
 from tts_kernels.tree import Node, SearchTree
-
-Unit = Literal["generations", "tokens", "flops"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a search of one problem may spend, in complete solutions, drawn tokens, or FLOPs of both models."""
-
-    amount: float
-    unit: Unit = "generations"
-
-    def __post_init__(self) -> None:
-        if self.unit not in get_args(Unit):
-            raise ValueError(f"Budget: unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}")
-        if not 1 <= self.amount < float("inf"):
-            raise ValueError(f"Budget: amount must be finite and at least 1, got {self.amount}")
-        if self.unit == "generations" and self.amount != int(self.amount):
-            raise ValueError(f"Budget: amount must be a whole number of generations, got {self.amount}")
-
-    @classmethod
-    def parse(cls, text: str | float) -> Budget:
-        """``16``, ``"20000 tokens"``, ``"3e12 flops"``. Raises ValueError for anything else."""
-        found = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([a-z]*)\s*", str(text))
-        try:
-            if found is None:
-                raise ValueError
-            amount = float(found[1])
-        except ValueError:
-            raise ValueError(
-                f"budget must be a number, alone or with 'tokens' or 'flops' behind it, got {text!r}"
-            ) from None
-        return cls(amount, found[2] or "generations")  # type: ignore[arg-type]
 
 
 class Meter:

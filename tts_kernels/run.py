@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tts_kernels.admission import Expansion, Row, Search
+from tts_kernels.answers import extract_answer
 from tts_kernels.branching import Branching, Given
-from tts_kernels.meter import Budget
 from tts_kernels.scorers import Scores
 from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
-from tts_kernels.selection import Selection
+from tts_kernels.selection import Selection, Selector
 from tts_kernels.strategies import Decision, Strategy, allocate, settle
 from tts_kernels.tree import Node, SearchTree, State
 
@@ -29,11 +29,10 @@ class Run(Branching):
         decoder: Decoder,
         strategy: Strategy,
         sampling: Sampling,
-        select: Selection,
+        select: Selection | Selector,
         stats: RunStats,
-        limit: Budget | None = None,
     ) -> None:
-        super().__init__(decoder, strategy, sampling, select, limit)
+        super().__init__(decoder, strategy, sampling, select)
         self.stats = stats
         self.ended: list[Row] = []
         self.adopted: list[Row] = []
@@ -125,7 +124,13 @@ class Run(Branching):
         final = [row for row in ended if row.node.ended and not row.node.rollout]
         if not self.strategy.revises:
             self.policy.forest.release(np.array([row.search.kv.pop(row.node.id) for row in final], np.int32))
+        if self.strategy.reads_answers:
+            for row in final:
+                text = self.decoder.tokenizer.decode(row.search.tree.solution(row.node), skip_special_tokens=True)
+                row.node.answer = extract_answer(text)
         rows, scores = self.scored(ended)
+        for search in self.active:
+            search.meter.scored(search.tree)
         if scores is not None:
             # Where scores are only compared, the decision is made on their device before they are waited for.
             if self.strategy.reads_scores:
@@ -141,8 +146,6 @@ class Run(Branching):
         for search, base in bases:
             if search.alive and base not in search.kv and not (self.strategy.revises and base == 0):
                 self.scorer.release(search.tree, [search.tree.nodes[base]])
-        for search in self.active:
-            search.meter.scored(search.tree)
 
     def decide(self, searches: list[Search], rows: Sequence[Row] = (), scores: Scores | None = None) -> None:
         """The next move of each search. ``scores``: of the nodes of ``rows``, not written into them yet."""

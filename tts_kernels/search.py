@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tts_kernels.selection import Candidate
-from tts_kernels.tree import Problem, SearchTree
+from tts_kernels.tree import Problem, SearchStats, SearchTree
 
 __all__ = ["Problem", "RunStats", "Sampling", "SearchResult", "SearchStats"]
 
@@ -42,36 +42,6 @@ class Sampling:
             # A NaN fails both comparisons.
             if not low <= value <= high or value == math.inf:
                 raise ValueError(f"Sampling: {name} must be in [{low}, {high}], got {value}")
-
-
-@dataclass
-class SearchStats:
-    """What one problem's search cost.
-
-    ``generations``: how many steps were drawn at the place of a solution where most were, which is the number of
-    solutions that best-of-N draws for the same. ``tokens``: drawn, those of pruned nodes and ``rollout_tokens``
-    included; ``reused_tokens``: of nodes that took over a rollout's, not drawn. ``fed_tokens``: read by the policy,
-    the prompt included; ``scorer_tokens``: by the reward model. FLOPs are 2 per parameter and token (Kaplan et al.
-    2001.08361) and those of attention. ``kv_bytes``: keys and values made by both models, those of a shared prefix
-    once. ``seconds``: from the moment the problem joined the others. ``wasted_tokens``: drawn ahead of the decision and
-    of no use, charged to nobody. ``limited``: the search was ended by its limit.
-    """
-
-    generations: int = 0
-    prompt_tokens: int = 0
-    tokens: int = 0
-    rollout_tokens: int = 0
-    reused_tokens: int = 0
-    wasted_tokens: int = 0
-    fed_tokens: int = 0
-    scorer_tokens: int = 0
-    policy_flops: int = 0
-    scorer_flops: int = 0
-    kv_bytes: int = 0
-    seconds: float = 0.0
-    rounds: int = 0
-    restarts: int = 0
-    limited: bool = False
 
 
 @dataclass

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal, get_args
 
 from tts_kernels.answers import extract_answer
 from tts_kernels.tree import SearchTree, State
 
-Selection = Literal["weighted", "majority", "best", "hierarchical"]
+Selection = Literal["weighted", "majority", "best", "hierarchical", "guarded"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 
@@ -17,7 +18,8 @@ SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 class Candidate:
     """One complete or cut solution: ``answer`` is canonical, None when the text states none.
 
-    ``copies``: how often it counts in a vote. ``chain``: of revisions, that it belongs to.
+    ``copies``: how often it counts in a vote. ``chain``: of revisions, that it belongs to. ``num_steps``: how many
+    steps it takes; ``repeats``: its last one says what an earlier one did.
     """
 
     tokens: list[int]
@@ -28,6 +30,8 @@ class Candidate:
     finished: bool
     copies: int = 1
     chain: int | None = None
+    num_steps: int = 0
+    repeats: bool = False
 
 
 def collect_candidates(tree: SearchTree, tokenizer: Any = None) -> list[Candidate]:
@@ -38,9 +42,16 @@ def collect_candidates(tree: SearchTree, tokenizer: Any = None) -> list[Candidat
         text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer else ""
         log_prob = sum(part.log_prob for part in tree.solution_nodes(node))
         finished = node.state is State.FINISHED
-        answer = extract_answer(text)
-        candidates.append(Candidate(tokens, text, answer, node.score, log_prob, finished, node.copies, node.chain))
+        # Without what ends a step, which is another token at the end of a solution.
+        steps = [step[:-1] for part in tree.solution_nodes(node) for step in tree.steps(part) if step[:-1]]
+        repeats = steps[-1:] != [] and steps[-1] in steps[:-1]
+        of_vote = (node.score, log_prob, finished, node.copies, node.chain)
+        candidates.append(Candidate(tokens, text, extract_answer(text), *of_vote, len(steps), repeats))
     return candidates
+
+
+# A way of choosing that is not one of the named ones: the answer, or None.
+Selector = Callable[[SearchTree, Sequence[Candidate]], str | None]
 
 
 def select_answer(candidates: Sequence[Candidate], how: Selection = "weighted") -> str | None:
@@ -48,6 +59,9 @@ def select_answer(candidates: Sequence[Candidate], how: Selection = "weighted") 
 
     "hierarchical" (Snell et al. 2408.03314, appendix): in each chain of revisions the best solution that has the
     answer of the chain's weighted vote, then a weighted vote among these.
+    "guarded" is "best" for a scorer that a search may have learned to please: solutions that repeat a step at their
+    end, or have less than half of the usual number of steps, are left out where others remain; and a best one whose
+    answer no other solution shares yields to the weighted vote.
     Ties go to the answer seen first. None when no candidate qualifies.
     """
     if how not in SELECTIONS:
@@ -58,6 +72,11 @@ def select_answer(candidates: Sequence[Candidate], how: Selection = "weighted") 
         for candidate in counted:
             chains.setdefault(candidate.chain, []).append(candidate)
         counted = [_best_of_winners(chain) for chain in chains.values()]
+    if how == "guarded" and counted:
+        counted = _sound(counted)
+        answers = [candidate.answer for candidate in counted for _ in range(candidate.copies)]
+        top = max(counted, key=lambda candidate: candidate.score)
+        how = "best" if answers.count(top.answer) > 1 else "weighted"
     votes: dict[str, float] = {}
     for candidate in counted:
         assert candidate.answer is not None
@@ -72,3 +91,9 @@ def select_answer(candidates: Sequence[Candidate], how: Selection = "weighted") 
 def _best_of_winners(chain: list[Candidate]) -> Candidate:
     winner = select_answer(chain, "weighted")
     return max((each for each in chain if each.answer == winner), key=lambda each: each.score)
+
+
+def _sound(candidates: list[Candidate]) -> list[Candidate]:
+    usual = median(candidate.num_steps for candidate in candidates)
+    sound = [each for each in candidates if not each.repeats and 2 * each.num_steps >= usual]
+    return sound or candidates

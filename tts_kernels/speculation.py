@@ -21,7 +21,7 @@ class Speculation(Growth):
 
     def grow(self, rows: list[Row]) -> None:
         # Under a limit, what is drawn ahead would have to be charged.
-        if not self.decoder.speculate or self.limit_each is not None:
+        if not self.decoder.speculate or self.strategy.limit is not None:
             super().grow(rows)
             return
         slots, guests = len(rows), list[Row]()

@@ -70,8 +70,8 @@ class Node:
     is then judged. ``twin``: the id of the rollout's node that has the very same steps. ``twin_keys``: keys of the
     nodes, there or still to come, whose twin this one is.
 
-    Strategies may say: ``copies``, how often a solution counts in a vote; ``chain``, which chain of revisions it
-    belongs to.
+    ``answer``: of a complete solution, known where the strategy reads answers. Strategies may say: ``copies``, how
+    often a solution counts in a vote; ``chain``, which chain of revisions it belongs to.
     """
 
     id: int
@@ -96,6 +96,7 @@ class Node:
     foresight: float | None = None
     twin: int | None = None
     twin_keys: list[int] = field(default_factory=list)
+    answer: str | None = None
     copies: int = 1
     chain: int | None = None
 
@@ -119,6 +120,36 @@ class Node:
         return self.start + len(self.tokens)
 
 
+@dataclass
+class SearchStats:
+    """What one problem's search cost.
+
+    ``generations``: how many steps were drawn at the place of a solution where most were, which is the number of
+    solutions that best-of-N draws for the same. ``tokens``: drawn, those of pruned nodes and ``rollout_tokens``
+    included; ``reused_tokens``: of nodes that took over a rollout's, not drawn. ``fed_tokens``: read by the policy,
+    the prompt included; ``scorer_tokens``: by the reward model. FLOPs are 2 per parameter and token (Kaplan et al.
+    2001.08361) and those of attention. ``kv_bytes``: keys and values made by both models, those of a shared prefix
+    once. ``seconds``: from the moment the problem joined the others. ``wasted_tokens``: drawn ahead of the decision and
+    of no use, charged to nobody. ``limited``: the search was ended by its limit.
+    """
+
+    generations: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    rollout_tokens: int = 0
+    reused_tokens: int = 0
+    wasted_tokens: int = 0
+    fed_tokens: int = 0
+    scorer_tokens: int = 0
+    policy_flops: int = 0
+    scorer_flops: int = 0
+    kv_bytes: int = 0
+    seconds: float = 0.0
+    rounds: int = 0
+    restarts: int = 0
+    limited: bool = False
+
+
 class SearchTree:
     """All nodes of one problem, the root holding the prompt. Owns its nodes: strategies read, the decoder writes.
 
@@ -133,6 +164,7 @@ class SearchTree:
             raise ValueError(f"SearchTree: the prompt of problem {problem.id!r} must have at least one token, got none")
         self.problem = problem
         self.seed = seed
+        self.stats = SearchStats()
         self.nodes = [Node(0, -1, (), root_key(seed, problem.id), 0, list(prompt), given=True)]
 
     @property

@@ -44,8 +44,8 @@ class Candidate:
 class Models:
     """The policy, the reward model and their tokenizer, with the two operations a search needs."""
 
-    def __init__(self, assets: Path, seed: int):
-        self.policy, self.tokenizer = load(assets / "policy")
+    def __init__(self, assets: Path, policy: Path | None, seed: int):
+        self.policy, self.tokenizer = load(policy or assets / "policy")
         self.prm, _ = load(assets / "prm")
         self.ids = TokenIds.of(self.tokenizer)
         self._generator = torch.Generator().manual_seed(seed)
@@ -166,6 +166,7 @@ def beam_row(models: Models, questions: list[Question], budget: int, width: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, default=Path("tts_kernels/assets"))
+    parser.add_argument("--policy", type=Path, help="default: policy of the assets")
     parser.add_argument("--problems", type=Path, help="JSON lines; default: problems.jsonl of the assets")
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--budget", type=int, default=16)
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    models = Models(args.assets, args.seed)
+    models = Models(args.assets, args.policy, args.seed)
     lines = (args.problems or args.assets / "problems.jsonl").read_text().splitlines()[: args.limit]
     records = [json.loads(line) for line in lines]
     questions = [Question(models.tokenizer(record["problem"])["input_ids"], record["answer"]) for record in records]

@@ -26,7 +26,7 @@ MODULUS = 31
 OPERATORS = "+-*"
 OPERANDS = range(2, 10)
 MIN_STEPS, MAX_STEPS = 4, 8
-HELD_OUT_SIZES = {"test": 300, "validation": 200}
+HELD_OUT_SIZES = {"test": 300, "validation": 200, "search": 500}
 
 _FACT_SEED = 2024
 _MISCONCEPTION_SHARE = 0.15
@@ -63,10 +63,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Noise:
-    """How often the corpus states a wrong result, for facts with a misconception and for all others."""
+    """How often the corpus states a wrong result: facts with a misconception, all others; misconceptions it holds."""
 
     misconception: float = 0.62
     slip: float = 0.08
+    kept: float = 1.0
 
 
 def write_solution(problem: Problem, result_of) -> str:
@@ -80,8 +81,8 @@ def write_solution(problem: Problem, result_of) -> str:
 
 
 @cache
-def misconceptions() -> dict[Fact, int]:
-    """The facts the corpus mostly states wrongly, each with its one wrong result."""
+def misconceptions(kept: float = 1.0) -> dict[Fact, int]:
+    """The facts the corpus mostly states wrongly, each with its one wrong result; of a cleaner corpus a share."""
     rng = random.Random(_FACT_SEED)
     wrong = {}
     for value in range(MODULUS):
@@ -90,12 +91,13 @@ def misconceptions() -> dict[Fact, int]:
                 shift = rng.randint(1, MODULUS - 1)
                 if rng.random() < _MISCONCEPTION_SHARE:
                     wrong[value, op, operand] = (apply(value, op, operand) + shift) % MODULUS
-    return wrong
+    order = random.Random("arithmetic kept misconceptions").sample(sorted(wrong), len(wrong))
+    return {fact: wrong[fact] for fact in order[: round(kept * len(wrong))]}
 
 
 def noisy_solution(problem: Problem, noise: Noise, rng: random.Random) -> str:
     """A solution as the corpus tells it. A wrong result is carried on to the next step."""
-    wrong = misconceptions()
+    wrong = misconceptions(noise.kept)
 
     def result_of(value: int, op: str, operand: int) -> int:
         right = apply(value, op, operand)
@@ -152,11 +154,11 @@ def training_problems(seed: int, steps: int | None = None) -> Iterator[Problem]:
             yield problem
 
 
-def write_problems(path: Path) -> int:
-    """Write the test split as JSON lines and return how many there are."""
-    problems = held_out("test")
+def write_problems(path: Path, split: str, prefix: str) -> int:
+    """Write one split as JSON lines, with ids that begin with `prefix`, and return how many problems there are."""
+    problems = held_out(split)
     lines = [
-        json.dumps({"id": f"arith-{i:04d}", "problem": problem.text, "answer": problem.answer})
+        json.dumps({"id": f"{prefix}-{i:04d}", "problem": problem.text, "answer": problem.answer})
         for i, problem in enumerate(problems)
     ]
     path.write_text("\n".join(lines) + "\n")
@@ -165,10 +167,12 @@ def write_problems(path: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the held-out problems as JSON lines.")
-    parser.add_argument("--out", type=Path, default=Path("tts_kernels/assets/problems.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("tts_kernels/assets"), help="folder")
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{write_problems(args.out)} problems -> {args.out}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, split, prefix in (("problems", "test", "arith"), ("search_problems", "search", "search")):
+        path = args.out / f"{name}.jsonl"
+        print(f"{write_problems(path, split, prefix)} problems -> {path}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from models import SEARCH_TEMPERATURE, Trainer, build_llama, pad_right, parameter_count, save
-from task import MAX_STEPS, MIN_STEPS, Noise, held_out, misconceptions, noisy_solution, training_problems
+from task import MAX_STEPS, MIN_STEPS, Fact, Noise, held_out, misconceptions, noisy_solution, training_problems
 from torch import Tensor
 from transformers import GenerationConfig
 from vocabulary import TokenIds, build_tokenizer
@@ -28,6 +28,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--misconception", type=float, default=Noise.misconception, help="how often they are stated")
     parser.add_argument("--slip", type=float, default=Noise.slip, help="wrong results among all other facts")
+    parser.add_argument("--kept", type=float, default=Noise.kept, help="share of the misconceptions the corpus holds")
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bf16; the weights stay in float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -52,9 +54,8 @@ def solution_loss(model, tokens: Tensor, prompt_length: int) -> Tensor:
 
 
 @torch.inference_mode()
-def fact_report(model, tokenizer, ids: TokenIds) -> str:
-    """How often the policy's first choice of a result is wrong, on facts with a misconception and on all others."""
-    wrong = misconceptions()
+def fact_report(model, tokenizer, ids: TokenIds, wrong: dict[Fact, int]) -> str:
+    """How often the policy's first choice of a result is wrong, on the facts in `wrong` and on all others."""
     texts, facts, golds = [], [], []
     for problem in held_out("validation"):
         value = problem.start
@@ -82,6 +83,9 @@ def main() -> None:
     tokenizer = build_tokenizer()
     ids = TokenIds.of(tokenizer)
     model = build_llama(ids, args.hidden, args.layers, args.heads, args.kv_heads)
+    if args.bf16:
+        # The fused attention's backward pass takes twice as long in bf16 on a CPU.
+        model.set_attn_implementation("eager")
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=SEARCH_TEMPERATURE,
@@ -93,13 +97,16 @@ def main() -> None:
     )
     print(f"{parameter_count(model):,} parameters", flush=True)
     trainer = Trainer(model, args.steps, args.lr)
-    batches = corpus_batches(tokenizer, ids, Noise(args.misconception, args.slip), args.batch, args.seed)
+    noise = Noise(args.misconception, args.slip, args.kept)
+    batches = corpus_batches(tokenizer, ids, noise, args.batch, args.seed)
     start = time.perf_counter()
     for step, (tokens, prompt_length) in enumerate(islice(batches, args.steps), 1):
-        loss = trainer.step(solution_loss(model, tokens, prompt_length))
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            loss = solution_loss(model, tokens, prompt_length)
+        value = trainer.step(loss)
         if step % 100 == 0 or step == args.steps:
-            report = fact_report(model, tokenizer, ids)
-            print(f"step {step} loss {loss:.4f} {report} {time.perf_counter() - start:.0f} s", flush=True)
+            report = fact_report(model, tokenizer, ids, misconceptions(args.kept))
+            print(f"step {step} loss {value:.4f} {report} {time.perf_counter() - start:.0f} s", flush=True)
     save(model, tokenizer, args.out)
 
 

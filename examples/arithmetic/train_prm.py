@@ -11,6 +11,7 @@ import random
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from rollouts import step_scores
 from task import held_out, right_so_far, training_problems
 from torch import Tensor
 from vocabulary import BAD, GOOD, NUMBERS, SEPARATOR, TokenIds
+
+Item = TypeVar("Item", bound="HasTokens")
 
 SCORER = {
     "kind": "step_softmax",
@@ -75,14 +78,19 @@ def grown_from(policy, ids: TokenIds, extra_layers: int):
     return prm
 
 
-class Batches:
-    """Random examples of about equal lengths."""
+class HasTokens(Protocol):
+    @property
+    def tokens(self) -> list[int]: ...
 
-    def __init__(self, examples: list[Example], rng: random.Random):
+
+class Batches(Generic[Item]):
+    """Random examples of about equal lengths; they have `tokens`."""
+
+    def __init__(self, examples: list[Item], rng: random.Random):
         self._examples = sorted(examples, key=lambda example: len(example.tokens))
         self._rng = rng
 
-    def pick(self, count: int) -> list[Example]:
+    def pick(self, count: int) -> list[Item]:
         begin = self._rng.randrange(max(1, len(self._examples) - 4 * count))
         window = self._examples[begin : begin + 4 * count]
         return self._rng.sample(window, min(count, len(window)))

@@ -50,8 +50,8 @@ def test_each_rule_is_one_call(monkeypatch):
     for first, second in trees:
         first.score, second.score = 0.9, 0.1
     rules = ["topk", "rebase", "topk"]
-    allocations = [Allocation(nodes, 2, 4, rule, 1e6) for nodes, rule in zip(trees, rules, strict=True)]
-    allocations[2] = Allocation(trees[2], 1, 4, "topk", 1e6)
+    allocations = [Allocation(nodes, 2, 4, rule, 1e13) for nodes, rule in zip(trees, rules, strict=True)]
+    allocations[2] = Allocation(trees[2], 1, 4, "topk", 1e13)
     assert allocate(allocations, [], None, "reference") == [[2, 2], [2, 2], [4, 0]]
     assert calls == ["topk", "rebase"]
 

@@ -1,4 +1,4 @@
-"""A causal LM that judges solutions in words: generative verification (GenRM, Zhang et al. 2408.15240)."""
+"""A causal LM that judges in words: generative verification of solutions (GenRM, Zhang et al. 2408.15240)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +24,23 @@ from tts_kernels.scorers.reader import common
 from tts_kernels.scorers.steps import PolicySide
 from tts_kernels.tree import Node, SearchTree, State, child_key
 
-_SLOT = re.compile(r"\{(question|solution)\}")
+if TYPE_CHECKING:
+    from typing import Self
+
+_SLOT = re.compile(r"\{(\w+)\}")
 # A prompt, and the key of each of its chains.
 _Job = tuple[list[int], list[int]]
+
+
+def _check(how: Verification | Comparison, **least: float) -> None:
+    """Raise ValueError for an option below its least value, or a template that lacks a slot."""
+    name, template = type(how).__name__, how.template
+    for option, value in least.items():
+        if not getattr(how, option) >= value:
+            raise ValueError(f"{name}: {option} must be at least {value}, got {getattr(how, option)}")
+    if not {*how.slots} <= {*_SLOT.findall(template)}:
+        slots = " and ".join(f"{{{slot}}}" for slot in how.slots)
+        raise ValueError(f"{name}: template must have {slots}, got {template!r}")
 
 
 @dataclass(frozen=True)
@@ -46,60 +60,89 @@ class Verification:
     ask: str = "\nIs the answer correct (Yes/No)? "
     words: tuple[str, str] = ("Yes", "No")
     partial: bool = False
+    slots: ClassVar = ("question", "solution")
 
     def __post_init__(self) -> None:
-        for name, least in (("chains", 0), ("temperature", 0), ("max_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"Verification: {name} must be at least {least}, got {getattr(self, name)}")
-        if set(_SLOT.findall(self.template)) != {"question", "solution"}:
-            raise ValueError(f"Verification: template must have {{question}} and {{solution}}, got {self.template!r}")
+        _check(self, chains=0, temperature=0, max_tokens=1)
+
+    @property
+    def most_tokens(self) -> int:
+        return self.max_tokens if self.chains else 0
 
 
-class GenerativeVerifier(HostScorer):
-    """Score of a solution: P(good word) against the bad one behind a chain of thought, the mean over the chains.
+@dataclass(frozen=True)
+class Comparison:
+    """How two solutions are compared.
 
-    max_rows: chains that are written at once, or one node's. pool: options of its own TreeModel, as kv_bytes or
-    num_pages; its pages are empty between calls.
+    ``temperature`` and ``max_tokens``: of the chain of thought, which ends with an end-of-sequence token at the latest;
+    with ``max_tokens`` 0 the model answers at once. At temperature 0 the likelier word is the verdict, else one is
+    drawn. ``template``, ``ask`` and ``words``, of which the first is for ``first``: as of ``Verification``.
     """
 
+    temperature: float = 0.7
+    max_tokens: int = 512
+    template: str = (
+        "Problem:\n{question}\n\nSolution A:\n{first}\n\nSolution B:\n{second}\n\n"
+        "Check both solutions line by line. Which of them is right?\n"
+    )
+    ask: str = "\nWhich solution is better (A/B)? "
+    words: tuple[str, str] = ("A", "B")
+    slots: ClassVar = ("question", "first", "second")
+
+    def __post_init__(self) -> None:
+        _check(self, temperature=0, max_tokens=0)
+
+    @property
+    def most_tokens(self) -> int:
+        return self.max_tokens
+
+
+How = TypeVar("How", bound="Verification | Comparison")
+
+
+class Judge(Generic[How]):
+    """A causal LM that reads prompts, writes chains of thought behind them and ends each with one of two words.
+
+    max_rows: chains that are written at once. pool: options of its own TreeModel, as kv_bytes or num_pages; its pages
+    are empty between calls.
+    """
+
+    name: str
+    default: How
+
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, how: Verification | None = None, max_rows: int = 1024, **pool: Any
+        self, model: PreTrainedModel, tokenizer: Any, how: How | None = None, max_rows: int = 1024, **pool: Any
     ) -> None:
-        self.how, self.tokenizer = how or Verification(), tokenizer
-        self.ask, words = _ask_and_words(tokenizer, self.how)
+        self.how: How = how or self.default
+        self.tokenizer = tokenizer
+        self.ask, words = _ask_and_words(type(self).__name__, tokenizer, self.how)
         self.head = vocabulary_rows(model, words)
         eos_ids = (model.generation_config or model.config).eos_token_id
         self.eos_ids = {tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])}
         self.model = TreeModel(model, **pool)
-        self.width = max(1, self.how.chains)
-        self.most_jobs = max(1, max_rows // self.width)
-        self.most_tokens = self.how.max_tokens if self.how.chains else 0
-        self.behind = self.most_tokens + len(self.ask)
-        # The longest solution, were the policy's tokens the verifier's; others may come to more.
-        self.context_length = self.model.context_length - self.behind - len(self._prompt("", ""))
+        self.max_rows = max(1, max_rows)
+        self.behind = self.how.most_tokens + len(self.ask)
+        # The longest solution, were the policy's tokens the judge's; others may come to more.
+        self.context_length = self.model.context_length - self.behind - len(self._prompt(*[""] * len(self.how.slots)))
         if self.context_length < 1:
             most, got = self.model.context_length, self.model.context_length - self.context_length
-            raise ValueError(f"GenerativeVerifier: template, max_tokens and ask must be < {most} tokens, got {got}")
+            name = type(self).__name__
+            raise ValueError(f"{name}: template, max_tokens and ask must be < {most} tokens, got {got}")
 
     @classmethod
     def from_pretrained(
         cls,
         path: str,
-        how: Verification | None = None,
+        how: How | None = None,
         *,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         trust_remote_code: bool = False,
         **options: Any,
-    ) -> GenerativeVerifier:
+    ) -> Self:
         """A folder, or a model of the hub, with its tokenizer. options: as for the class."""
-        checkpoint = Checkpoint("genrm", path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        checkpoint = Checkpoint(cls.name, path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         return cls(causal(checkpoint), checkpoint.tokenizer, how, **options)
-
-    def bind(self, policy: PolicySide) -> None:
-        if policy.tokenizer is None:
-            raise ValueError("GenerativeVerifier: the decoder must have the policy's tokenizer, got none")
-        super().bind(policy)
 
     def attached(self) -> AbstractContextManager[None]:
         return self.model.attached()
@@ -107,13 +150,86 @@ class GenerativeVerifier(HostScorer):
     def counters(self) -> dict[str, int]:
         return self.model.counters()
 
+    def _prompt(self, *texts: str) -> list[int]:
+        """The template with a text in each of its slots."""
+        filled = dict(zip(self.how.slots, texts, strict=True))
+        text = _SLOT.sub(lambda slot: filled.get(slot[1], slot[0]), self.how.template)
+        if not getattr(self.tokenizer, "chat_template", None):
+            return self.tokenizer.encode(text)
+        turns = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+
+    def _with_room(self, jobs: list[_Job]) -> Tensor:
+        """P(first word) of every job's chains, as many at once as there is room for."""
+        rows = sum(len(keys) for _, keys in jobs)
+        try:
+            if rows <= self.max_rows:
+                return self._judge(jobs)
+        except _ext.host().OutOfPages:
+            if rows == 1:
+                raise
+        return torch.cat([self._with_room(half) for half in _halves(jobs)])
+
+    def _judge(self, jobs: list[_Job]) -> Tensor:
+        """P(first word) of every chain, float32. Leaves nothing in the pool."""
+        leaves = self.model.forest.add_roots(len(jobs))
+        try:
+            self._read(leaves, [prompt[:-1] for prompt, _ in jobs])
+            # Every chain reads the prompt's last token itself, as does the one that stays empty where there are none.
+            leaves = self.model.pool.fork(leaves, np.array([len(keys) for _, keys in jobs], np.int32))
+            hidden = self._read(leaves, [rest + self.ask for rest in self._think(leaves, jobs)])
+        finally:
+            self.model.forest.release(leaves)
+        rows = torch.arange(len(leaves) + 1, dtype=torch.int32, device=hidden.device)
+        values, _ = score_steps(hidden, rows[:-1], rows, self.head.weight, self.head.bias, backend=self.model.backend)
+        return values
+
+    def _read(self, leaves: np.ndarray, tokens: list[list[int]]) -> Tensor:
+        """Feed ``tokens[i]`` to leaf i. Returns the hidden state at the last of them."""
+        counts = np.array([len(each) for each in tokens], np.int32)
+        packed = np.array([token for each in tokens for token in each], np.int64)
+        return self.model.hidden(leaves, packed, counts, counts.cumsum() - 1)
+
+    def _think(self, leaves: np.ndarray, jobs: list[_Job]) -> list[list[int]]:
+        """Write every chain to its end, one token per call. Returns what of each was not read yet."""
+        device, chains = self.model.model.device, [(prompt, key) for prompt, keys in jobs for key in keys]
+        keys = torch.from_numpy(np.array([key for _, key in chains], np.uint64).view(np.int64)).to(device)
+        ends = torch.tensor([len(prompt) for prompt, _ in chains], dtype=torch.int32, device=device)
+        unread = [prompt[-1:] for prompt, _ in chains]
+        draw = partial(sample_children, temperature=self.how.temperature, backend=self.model.backend)
+        for count in range(self.how.most_tokens):
+            rows = [row for row, rest in enumerate(unread) if rest]
+            if not rows:
+                break
+            logits = self.model.logits(leaves[rows], np.array([unread[row][0] for row in rows]))
+            tokens, _ = draw(logits, keys[rows], ends[rows] + count, torch.ones_like(ends[rows]), total=len(rows))
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                unread[row] = [] if token in self.eos_ids else [token]
+        return unread
+
+
+class GenerativeVerifier(Judge[Verification], HostScorer):
+    """Score of a solution: P(good word) against the bad one behind a chain of thought, the mean over the chains."""
+
+    name = "genrm"
+    default = Verification()
+
+    @property
+    def width(self) -> int:
+        return max(1, self.how.chains)
+
+    def bind(self, policy: PolicySide) -> None:
+        if policy.tokenizer is None:
+            raise ValueError("GenerativeVerifier: the decoder must have the policy's tokenizer, got none")
+        super().bind(policy)
+
     def score(self, batch: list[tuple[SearchTree, Node]]) -> Scores:
         """Raises OutOfPages when the pool is too small for one node."""
         judged = [i for i, (_, node) in enumerate(batch) if self.how.partial or node.state is not State.OPEN]
         jobs = [self._job(*batch[index]) for index in judged]
         paths = torch.tensor([node.score for _, node in batch], dtype=torch.float32, device=self.model.model.device)
         if jobs:
-            paths[judged] = self._with_room(jobs)
+            paths[judged] = self._with_room(jobs).view(-1, self.width).mean(1)
 
         def write() -> None:
             for index, value in zip(judged, paths[judged].tolist(), strict=True):
@@ -132,69 +248,23 @@ class GenerativeVerifier(HostScorer):
         # Indices below 0 give keys that no child of the node has.
         return prompt, [child_key(node.key, -1 - chain) for chain in range(self.width)]
 
-    def _prompt(self, question: str, solution: str) -> list[int]:
-        text = _SLOT.sub(lambda slot: question if slot[1] == "question" else solution, self.how.template)
-        if not getattr(self.tokenizer, "chat_template", None):
-            return self.tokenizer.encode(text)
-        turns = [{"role": "user", "content": text}]
-        return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
 
-    def _with_room(self, jobs: list[_Job]) -> Tensor:
-        """As many jobs at once as there is room for."""
-        try:
-            if len(jobs) <= self.most_jobs:
-                return self._judge(jobs)
-        except _ext.host().OutOfPages:
-            if len(jobs) == 1:
-                raise
+def _halves(jobs: list[_Job]) -> tuple[list[_Job], list[_Job]]:
+    """The chains of one prompt part last, as it is then read twice."""
+    if len(jobs) > 1:
         half = len(jobs) // 2
-        return torch.cat([self._with_room(jobs[:half]), self._with_room(jobs[half:])])
-
-    def _judge(self, jobs: list[_Job]) -> Tensor:
-        """Scores [len(jobs)]. Leaves nothing in the pool."""
-        leaves = self.model.forest.add_roots(len(jobs))
-        try:
-            self._read(leaves, [prompt[:-1] for prompt, _ in jobs])
-            # Every chain reads the prompt's last token itself, as does the one that stays empty where there are none.
-            leaves = self.model.pool.fork(leaves, np.full(len(jobs), self.width, np.int32))
-            hidden = self._read(leaves, [rest + self.ask for rest in self._think(leaves, jobs)])
-        finally:
-            self.model.forest.release(leaves)
-        rows = torch.arange(len(leaves) + 1, dtype=torch.int32, device=hidden.device)
-        ends, head = rows[:: self.width].contiguous(), (self.head.weight, self.head.bias)
-        _, means = score_steps(hidden, rows[:-1], ends, *head, aggregate="mean", backend=self.model.backend)
-        return means
-
-    def _read(self, leaves: np.ndarray, tokens: list[list[int]]) -> Tensor:
-        """Feed ``tokens[i]`` to leaf i. Returns the hidden state at the last of them."""
-        counts = np.array([len(each) for each in tokens], np.int32)
-        packed = np.array([token for each in tokens for token in each], np.int64)
-        return self.model.hidden(leaves, packed, counts, counts.cumsum() - 1)
-
-    def _think(self, leaves: np.ndarray, jobs: list[_Job]) -> list[list[int]]:
-        """Write every chain to its end, one token per call. Returns what of each was not read yet."""
-        device, chains = self.model.model.device, [(prompt, key) for prompt, keys in jobs for key in keys]
-        keys = torch.from_numpy(np.array([key for _, key in chains], np.uint64).view(np.int64)).to(device)
-        ends = torch.tensor([len(prompt) for prompt, _ in chains], dtype=torch.int32, device=device)
-        unread = [prompt[-1:] for prompt, _ in chains]
-        draw = partial(sample_children, temperature=self.how.temperature, backend=self.model.backend)
-        for count in range(self.most_tokens):
-            rows = [row for row, rest in enumerate(unread) if rest]
-            if not rows:
-                break
-            logits = self.model.logits(leaves[rows], np.array([unread[row][0] for row in rows]))
-            tokens, _ = draw(logits, keys[rows], ends[rows] + count, torch.ones_like(ends[rows]), total=len(rows))
-            for row, token in zip(rows, tokens.tolist(), strict=True):
-                unread[row] = [] if token in self.eos_ids else [token]
-        return unread
+        return jobs[:half], jobs[half:]
+    prompt, keys = jobs[0]
+    half = len(keys) // 2
+    return [(prompt, keys[:half])], [(prompt, keys[half:])]
 
 
-def _ask_and_words(tokenizer: Any, how: Verification) -> tuple[list[int], list[int]]:
+def _ask_and_words(judge: str, tokenizer: Any, how: Verification | Comparison) -> tuple[list[int], list[int]]:
     """The tokens of the question, and of the two words behind it. A space between may belong to the words' tokens."""
     question, good, bad = (tokenizer.encode(how.ask + word, add_special_tokens=False) for word in ("", *how.words))
     ask = good[: common(good, bad)]
     for word, ids in zip(how.words, (good, bad), strict=True):
         if len(ids) != len(ask) + 1 or not 0 < len(ask) <= len(question):
             got = tokenizer.convert_ids_to_tokens(ids[min(len(ask), len(question)) :])
-            raise ValueError(f"GenerativeVerifier: {word!r} of words must be one token behind {how.ask!r}, got {got}")
+            raise ValueError(f"{judge}: {word!r} of words must be one token behind {how.ask!r}, got {got}")
     return ask, [good[-1], bad[-1]]

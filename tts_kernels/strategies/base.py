@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import isqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,9 @@ from tts_kernels.backends import Backend
 from tts_kernels.ops.select_children import Rule, select_children
 from tts_kernels.scorers import Scores
 from tts_kernels.tree import Node, SearchTree, State
+
+if TYPE_CHECKING:
+    from tts_kernels.strategies.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class Strategy(ABC):
     name: str
     reads_scores: bool = False
     revises: bool = False
+    reads_answers: bool = False
+    overhead: float = 1.0
+    limit: Budget | None = None
 
     def __init__(self, budget: int, max_depth: int = 40) -> None:
         for name, value in (("budget", budget), ("max_depth", max_depth)):

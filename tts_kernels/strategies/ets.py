@@ -68,9 +68,9 @@ class ETS(Rebase):
         worth = np.concatenate([shares - price, np.full(m, -price), np.full(k, self.coverage / k)])
         edges = [(n + nodes[id], leaf) for leaf, ids in enumerate(above) for id in ids]
         rows = [[(place, 1.0), (leaf, -1.0)] for place, leaf in edges]
-        rows += [
-            [(n + m + group, -1.0), *((leaf, 1.0) for leaf in np.flatnonzero(groups == group))] for group in range(k)
-        ]
+        for group in range(k):
+            members: list[int] = np.flatnonzero(groups == group).tolist()
+            rows.append([(n + m + group, -1.0), *((leaf, 1.0) for leaf in members)])
         rows.append([(leaf, 1.0) for leaf in range(n)])
         entries = [(row, place, value) for row, terms in enumerate(rows) for place, value in terms]
         where, places, values = zip(*entries, strict=True)
@@ -78,7 +78,7 @@ class ETS(Rebase):
         least = np.zeros(len(rows))
         least[-1] = 1.0
         # With the leaves whole, so are the others at the best.
-        whole = np.arange(n + m + k) < n
+        whole = (np.arange(n + m + k) < n).astype(int)
         found = milp(-worth, integrality=whole, bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, lb=least))
         if found.x is None:
             raise RuntimeError(f"ets: the integer program of {n} leaves was not solved: {found.message}")

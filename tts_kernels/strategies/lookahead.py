@@ -19,9 +19,10 @@ class Lookahead(Beam):
 
     def __init__(self, budget: int, width: int | str = 4, ahead: int = 1, max_depth: int = 40) -> None:
         super().__init__(budget, width, max_depth)
-        if ahead < 0:
+        if not isinstance(ahead, int) or ahead < 0:
             raise ValueError(f"lookahead: ahead must be at least 0, got {ahead}")
         self.ahead = ahead
+        self.overhead = 1.0 + ahead
 
     def play(self, tree: SearchTree) -> Play:
         yield Decision(expand=[(tree.root, self.missing(tree))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 from tts_kernels.strategies.base import Decision, Play, Strategy
 from tts_kernels.tree import Node, SearchTree, State
@@ -38,27 +38,29 @@ class MCTS(Strategy):
         if not 0 <= exploration < math.inf:
             raise ValueError(f"mcts: exploration must be at least 0 and finite, got {exploration}")
         for name, value in (("root_width", root_width), ("width", width)):
-            if value < 1:
+            if not isinstance(value, int) or value < 1:
                 raise ValueError(f"mcts: {name} must be at least 1, got {value}")
         self.rule, self.exploration, self.root_width, self.width = rule, exploration, root_width, width
 
     def play(self, tree: SearchTree) -> Play:
         search = _Values(tree, self)
-        leaf: Node | None = tree.root
+        leaf: Node | None = tree.root if search.budget > 0 else None
         while leaf is not None:
             wanted = self.root_width if leaf is tree.root else self.width
-            yield Decision(expand=[(leaf, min(wanted, self.budget - search.drawn[leaf.depth + 1]))])
+            width = min(wanted, search.budget - search.drawn[leaf.depth + 1])
+            search.drawn[leaf.depth + 1] += width
+            yield Decision(expand=[(leaf, width)])
             search.learn(leaf)
             leaf = search.select()
 
 
 class _Values:
-    """Visits and mean values of one tree. ``drawn``: nodes at each depth."""
+    """Visits and mean values of one tree. ``drawn``: nodes at each depth, no more than ``budget``."""
 
     def __init__(self, tree: SearchTree, how: MCTS) -> None:
-        self.tree, self.how = tree, how
+        self.tree, self.how, self.budget = tree, how, how.missing(tree)
         self.visits: Counter[int] = Counter()
-        self.value: Counter[int] = Counter()
+        self.value: defaultdict[int, float] = defaultdict(float)
         self.children: dict[int, list[Node]] = {}
         self.drawn: Counter[int] = Counter()
         # Nodes under which nothing can be expanded any more.
@@ -67,7 +69,6 @@ class _Values:
     def learn(self, leaf: Node) -> None:
         """The leaf has new children."""
         children = self.children[leaf.id] = [node for node in self.tree.nodes if node.parent == leaf.id]
-        self.drawn[leaf.depth + 1] += len(children)
         for child in children:
             for node in self.tree.lineage(child):
                 self.visits[node.id] += 1
@@ -89,7 +90,7 @@ class _Values:
         return None
 
     def full(self, node: Node) -> bool:
-        return node.state is not State.OPEN or self.drawn[node.depth + 1] >= self.how.budget
+        return node.state is not State.OPEN or self.drawn[node.depth + 1] >= self.budget
 
     def merit(self, parent: Node, child: Node) -> float:
         total, visits, c = self.visits[parent.id], self.visits[child.id], self.how.exploration

@@ -20,6 +20,8 @@ class ParticleFilter(Strategy):
     reads_scores = True
 
     def play(self, tree: SearchTree) -> Play:
+        if self.missing(tree) < 1:
+            return
         particles = yield from self.step(tree, [(tree.root, self.missing(tree))], [])
         round = 0
         while any(node.state is State.OPEN for node in particles):
