@@ -91,20 +91,19 @@ def outcome(problem: Problem, result: SearchResult) -> dict[str, Any]:
     """What is kept of one problem: whether each way of choosing among the solutions is right, and what they cost."""
     tree = result.tree
     nodes = list(tree.in_state(State.FINISHED, State.TRUNCATED))
+    # A solution that is nothing but its end has no step.
     scores = [[s for part in tree.solution_nodes(node) for s in part.step_scores] for node in nodes]
     row: dict[str, Any] = {"id": problem.id, "error": result.error}
     right: dict[str, int] = {}
     for aggregate, combine in AGGREGATES.items():
-        judged = [replace(c, score=combine(s)) for c, s in zip(result.candidates, scores, strict=True)]
+        judged = [replace(c, score=combine(s) if s else 0.0) for c, s in zip(result.candidates, scores, strict=True)]
         for how in ("weighted", "best", "guarded", "hierarchical"):
             right[f"{how}-{aggregate}"] = int(select_answer(judged, how) == problem.answer)  # type: ignore[arg-type]
     right["majority"] = int(select_answer(result.candidates, "majority") == problem.answer)
     row["right"] = right
     row["solutions"] = [int(c.answer == problem.answer) for c in result.candidates]
-    row["final"] = [round(math.prod(s), 6) for s in scores]
-    row["chains"] = (
-        [c.chain for c in result.candidates] if any(c.chain is not None for c in result.candidates) else None
-    )
+    # Coarse, so that rounding that depends on the company of a problem does not show.
+    row["mean_final"] = round(sum(math.prod(s) for s in scores if s) / max(1, len(scores)), 3)
     return row | {name: getattr(result.stats, name) for name in STATS}
 
 

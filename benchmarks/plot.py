@@ -119,7 +119,17 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: li
     ]
     lines += [f"| {r['system']} | {r['seconds']} | {r['tokens_per_second']} |" for r in decode]
     return "\n".join(
-        [*lines, "", *beam_table(read("beam")), "", *memory_table(read("prm_memory")), "", *traffic_table(traffic)]
+        [
+            *lines,
+            "",
+            *beam_table(read("beam")),
+            "",
+            *memory_table(read("prm_memory")),
+            "",
+            *traffic_table(traffic),
+            "",
+            *search_table(read("search")),
+        ]
     )
 
 
@@ -152,6 +162,51 @@ def memory_table(memory: list[dict[str, str]]) -> list[str]:
     ]
     for system in dict.fromkeys(r["system"] for r in memory):
         lines.append(f"| {system} | {' | '.join(f'{peaks[system, size]:,.0f} MB' for size in sizes)} |")
+    return lines
+
+
+SEARCHES = (
+    ("majority", "best-of-n", "majority"), ("best-of-N, weighted", "best-of-n", "weighted-prod"),
+    ("beam, M = 4", "beam:width=4", "weighted-prod"), ("beam, M = sqrt N", "beam:width=sqrt", "weighted-prod"),
+    ("lookahead 1", "lookahead:width=4,ahead=1", "weighted-prod"),
+    ("lookahead 3", "lookahead:width=4,ahead=3", "weighted-prod"),
+    ("DVTS", "dvts:width=4", "weighted-prod"), ("REBASE", "rebase:temperature=0.1", "weighted-prod"),
+    ("ETS", "ets", "weighted-prod"), ("MCTS, UCT", "mcts:rule=uct", "weighted-prod"),
+    ("MCTS, PUCT", "mcts:rule=puct,exploration=1.25", "weighted-prod"), ("particles", "particles", "weighted-prod"),
+    ("adaptive", "adaptive:agree=3", "weighted-prod"),
+    ("compute-optimal, oracle bins", "compute-optimal, oracle bins", "weighted-prod"),
+    ("compute-optimal, predicted bins", "compute-optimal, predicted bins", "weighted-prod"),
+)  # fmt: skip
+
+
+def search_table(rows: list[dict[str, str]]) -> list[str]:
+    """Accuracy and mean cost of every search, at four budgets."""
+    budgets = ("4", "16", "64", "256")
+    found = {
+        (r["strategy"], r["select"], r["budget"]): r
+        for r in rows
+        if (r["model"], r["aggregate"], r["seed"]) == ("small", "prod", "0")
+    }
+
+    def cell(strategy: str, select: str, budget: str) -> str:
+        row = found.get((strategy, select, budget))
+        if row is None:
+            return ""
+        text = f"{100 * float(row['accuracy']):.1f} [{100 * float(row['low']):.0f}, {100 * float(row['high']):.0f}]"
+        if not row["policy_flops"]:
+            return text
+        return text + f" {(float(row['policy_flops']) + float(row['scorer_flops'])) / 1e9:.2f}"
+
+    lines = [
+        "Problems solved, % [95 % interval] and GFLOPs of policy and PRM a problem; "
+        f"{rows[0]['problems']} held-out problems, the shipped models, by solutions allowed "
+        "(`benchmarks/bench_search.py`, [all of it](benchmarks/results/search.csv), [figure](benchmarks/results/search.png)):",
+        "",
+        f"| search | {' | '.join(budgets)} |",
+        f"|---|{'---|' * len(budgets)}",
+    ]
+    for label, strategy, select in SEARCHES:
+        lines.append(f"| {label} | {' | '.join(cell(strategy, select, budget) for budget in budgets)} |")
     return lines
 
 

@@ -160,9 +160,9 @@ SEARCHES = {
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_logit_of_the_other_searches(checked, name):
     decoder = make_decoder(pages=300, max_rows=32, aggregate="prod")
-    results = list(decoder.search(make_problems(8, seed=1), SEARCHES[name], SHORT))
+    results = list(decoder.search(make_problems(5, seed=1), SEARCHES[name], SHORT))
     assert all(result.error is None and result.candidates for result in results)
-    assert CheckedRun.compared > 8 * 4
+    assert CheckedRun.compared > 5 * 4
     assert decoder.policy.forest.free_pages == decoder.policy.forest.num_pages
     assert decoder.scorer.model.forest.free_pages == decoder.scorer.model.forest.num_pages
 
@@ -216,11 +216,11 @@ def outline(results):
 
 @pytest.mark.parametrize("strategy", [Beam(8, 4), BestOfN(4), *SEARCHES.values()], ids=["beam", "best-of-4", *SEARCHES])
 def test_company_and_order_do_not_matter(strategy):
-    problems = make_problems(7)
+    problems = make_problems(5)
     together = outline(make_decoder().search(problems, strategy, SHORT))
     backwards = outline(make_decoder().search(problems[::-1], strategy, SHORT))
     assert backwards == together
-    for problem in problems[:3]:
+    for problem in problems[:2]:
         assert outline(make_decoder().search([problem], strategy, SHORT))[problem.id] == together[problem.id]
 
 
@@ -234,7 +234,9 @@ def spent(results):
 @pytest.mark.parametrize("strategy", [Beam(8, 4), *SEARCHES.values()], ids=["beam", *SEARCHES])
 def test_drawing_ahead_of_the_decision_changes_nothing(strategy, pages):
     """Not even what is charged, unless pages are so short that problems are put off."""
-    problems = make_problems(5)
+    if pages == 60 and not isinstance(strategy, (Beam, ParticleFilter)):
+        pytest.skip("the shortage of pages is the same for all")
+    problems = make_problems(4)
     plain = list(make_decoder(pages=pages).search(problems, strategy, SHORT))
     decoder = make_decoder(pages=pages, speculate=True)
     ahead, stats = [], RunStats()

@@ -28,6 +28,7 @@ from vocabulary import TokenIds
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", type=Path, default=Path("tts_kernels/assets/policy"))
+    parser.add_argument("--begin", type=Path, help="the model to train, else the policy")
     parser.add_argument("--out", type=Path, default=Path("tts_kernels/assets/reviser"))
     parser.add_argument("--problems", type=int, default=1500)
     parser.add_argument("--samples", type=int, default=16, help="attempts per problem")
@@ -198,7 +199,7 @@ def main() -> None:
     writer = Writer(args.right_before, args.right_last, tokenizer, args.seed)
     # A problem without any attempt that ended has nothing to learn from.
     texts = [writer.text(attempts) for attempts in data if attempts.right + attempts.wrong for _ in range(args.texts)]
-    model, _ = load(args.policy)
+    model, _ = load(args.begin or args.policy)
     model.config.max_position_embeddings = tokenizer.model_max_length = CONTEXT
     print(f"{parameter_count(model):,} parameters, {len(texts)} texts", flush=True)
     print(f"before training: {check(model, tokenizer, args.seed)}", flush=True)

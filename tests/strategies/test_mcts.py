@@ -1,12 +1,11 @@
 """Tree search by UCT and PUCT, against visits and values counted afresh from the tree before every move."""
 
 import math
+import random
 from collections import Counter
 from statistics import fmean
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from play import Game, complete, levels, luck, never, outline, play, sometimes
 
 from tts_kernels.strategies import MCTS
@@ -60,44 +59,32 @@ def puct(exploration):
     return merit
 
 
-def follow(strategy, merit, ends, seed, most=60):
-    """Play, comparing every move with the leaf that is reached by hand. Returns the tree."""
-    game = Game(strategy, "p", luck, ends, seed)
+def follow(rule, merit, seed):
+    """Play a random game, comparing every move with the leaf that is reached by hand."""
+    draw = random.Random(seed)
+    exploration, scale = draw.choice([0.0, 0.1, 1.0, 4.0]), draw.choice([1.0, 1.0, 1e-4])
+    strategy = MCTS(
+        draw.randint(2, 8), rule, exploration, root_width=draw.randint(1, 6), width=draw.randint(1, 3),
+        max_depth=draw.randint(2, 6),
+    )  # fmt: skip
+    game = Game(strategy, score=lambda node: scale * luck(node), ends=draw.choice([sometimes, never]), seed=seed)
     game.move()
-    for _ in range(most):
+    assert game.tree.root.num_children == min(strategy.budget, strategy.root_width)
+    for _ in range(40):
         game.write()
-        leaf = go_down(strategy, game.tree, merit)
+        leaf = go_down(strategy, game.tree, greedy if rule == "uct" and not exploration else merit(exploration))
         room = leaf and strategy.budget - sum(node.depth == leaf.depth + 1 for node in game.tree.nodes)
         if not game.move():
             assert leaf is None
             break
         assert game.made[-1].expand == [(leaf, min(strategy.width, room))]
     game.tree.check()
-    return game.tree
 
 
-shapes = {
-    "budget": st.integers(1, 8), "root_width": st.integers(1, 6), "width": st.integers(1, 3),
-    "max_depth": st.integers(1, 5),
-}  # fmt: skip
-games = given(
-    shape=st.fixed_dictionaries(shapes), ends=st.sampled_from([sometimes, never]), seed=st.integers(0, 2**32),
-    exploration=st.sampled_from([0.0, 0.1, 1.0, 4.0]),
-)  # fmt: skip
-
-
-@settings(max_examples=50, deadline=None)
-@games
-def test_uct(shape, ends, seed, exploration):
-    merit = uct(exploration) if exploration else greedy
-    tree = follow(MCTS(exploration=exploration, **shape), merit, ends, seed)
-    assert tree.root.num_children == min(shape["budget"], shape["root_width"])
-
-
-@settings(max_examples=50, deadline=None)
-@games
-def test_puct(shape, ends, seed, exploration):
-    follow(MCTS(rule="puct", exploration=exploration, **shape), puct(exploration), ends, seed)
+@pytest.mark.parametrize(("rule", "merit"), [("uct", uct), ("puct", puct)])
+def test_every_move_goes_where_the_rule_leads(rule, merit):
+    for seed in range(40):
+        follow(rule, merit, seed)
 
 
 def test_without_exploration_the_best_mean_is_followed():
