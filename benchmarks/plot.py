@@ -200,7 +200,8 @@ def search_table(rows: list[dict[str, str]]) -> list[str]:
     lines = [
         "Problems solved, % [95 % interval] and GFLOPs of policy and PRM a problem; "
         f"{rows[0]['problems']} held-out problems, the shipped models, by solutions allowed "
-        "(`benchmarks/bench_search.py`, [all of it](benchmarks/results/search.csv), [figure](benchmarks/results/search.png)):",
+        "(`benchmarks/bench_search.py`, [all of it](benchmarks/results/search.csv), "
+        "[figure](benchmarks/results/search.png)):",
         "",
         f"| search | {' | '.join(budgets)} |",
         f"|---|{'---|' * len(budgets)}",

@@ -1,8 +1,8 @@
 import pytest
 
 from tts_kernels.answers import canonical, extract_answer, same_answer
-from tts_kernels.selection import Candidate, select_answer
-from tts_kernels.tree import Problem, SearchTree, child_key, root_key
+from tts_kernels.selection import Candidate, collect_candidates, select_answer
+from tts_kernels.tree import Problem, SearchTree, State, child_key, root_key
 
 
 def candidate(answer, score, finished=True):
@@ -64,3 +64,46 @@ def test_tree_check_sees_damage():
     child.start += 1
     with pytest.raises(RuntimeError, match="node 1 starts at 2, not 1"):
         tree.check()
+
+
+def solution(answer, score, steps=4, repeats=False, copies=1):
+    return Candidate([], "", answer, score, 0.0, True, copies, None, steps, repeats)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "answer"),
+    [
+        ([solution("a", 0.9), solution("a", 0.1), solution("b", 0.8), solution("b", 0.8)], "a"),
+        # Its answer stands alone.
+        ([solution("a", 0.9), solution("b", 0.8), solution("b", 0.7)], "b"),
+        ([solution("a", 0.9), solution("b", 0.3), solution("b", 0.4)], "a"),
+        ([solution("a", 0.9, copies=2), solution("b", 0.8), solution("b", 0.8), solution("b", 0.8)], "a"),
+        # It is too short, or says the same again.
+        (
+            [solution("a", 0.9, 1), solution("a", 0.9, 1), solution("b", 0.3), solution("b", 0.2), solution("c", 0.1)],
+            "b",
+        ),
+        ([solution("a", 0.9, repeats=True), solution("a", 0.8, repeats=True), solution("b", 0.1)], "b"),
+        # There is nothing else.
+        ([solution("a", 0.9, repeats=True)], "a"),
+        ([solution("a", 0.9, 2), solution("a", 0.9, 2), solution("b", 0.1, 4)], "a"),
+        ([], None),
+    ],
+)
+def test_guarded_against_solutions_that_please_the_scorer(candidates, answer):
+    assert select_answer(candidates, "guarded") == answer
+
+
+def test_what_a_solution_repeats():
+    tree = SearchTree(Problem("p", [1]), [1], seed=0)
+    for tokens, ends, repeats in (
+        ([5, 3, 6, 3, 5, 2], [2, 4, 6], True),
+        ([5, 3, 6, 3, 7, 2], [2, 4, 6], False),
+        ([5, 3, 5, 3, 7, 2], [2, 4, 6], False),
+        ([3, 3, 2], [1, 2, 3], False),
+        ([2], [1], False),
+    ):
+        (node,) = tree.add_children(tree.root, 1)
+        node.tokens, node.step_ends, node.state = tokens, ends, State.FINISHED
+        found = collect_candidates(tree)[-1]
+        assert found.repeats == repeats and found.num_steps == sum(token not in (2, 3) for token in tokens)

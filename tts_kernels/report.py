@@ -47,7 +47,9 @@ def summary_row(results: Sequence[SearchResult], stats: RunStats) -> dict[str, s
 
     return {
         "accuracy": "-" if share is None else f"{share:.1%}",
+        "policy calls": f"{policy.get('calls', 0):,}",
         "policy tokens": f"{policy.get('tokens', 0):,}",
+        "  in vain": f"{sum(result.stats.wasted_tokens for result in results):,}",
         "PRM tokens": f"{scorer.get('tokens', 0):,}",
         "  paths read whole": f"{scorer.get('whole_path_tokens', 0):,}",
         "  read again": f"{scorer.get('recomputed_tokens', 0):,}",

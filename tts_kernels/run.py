@@ -125,7 +125,7 @@ class Run(Branching):
         if not self.strategy.revises:
             self.policy.forest.release(np.array([row.search.kv.pop(row.node.id) for row in final], np.int32))
         if self.strategy.reads_answers:
-            for row in final:
+            for row in (row for row in [*final, *self.adopted] if row.node.ended):
                 text = self.decoder.tokenizer.decode(row.search.tree.solution(row.node), skip_special_tokens=True)
                 row.node.answer = extract_answer(text)
         rows, scores = self.scored(ended)
