@@ -129,6 +129,8 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: li
             *traffic_table(traffic),
             "",
             *search_table(read("search")),
+            "",
+            *findings_table(read("search_findings")),
         ]
     )
 
@@ -165,6 +167,7 @@ def memory_table(memory: list[dict[str, str]]) -> list[str]:
     return lines
 
 
+VERDICTS = ("yes", "no", "undecided")
 SEARCHES = (
     ("majority", "best-of-n", "majority"), ("best-of-N, weighted", "best-of-n", "weighted-prod"),
     ("beam, M = 4", "beam:width=4", "weighted-prod"), ("beam, M = sqrt N", "beam:width=sqrt", "weighted-prod"),
@@ -208,6 +211,22 @@ def search_table(rows: list[dict[str, str]]) -> list[str]:
     ]
     for label, strategy, select in SEARCHES:
         lines.append(f"| {label} | {' | '.join(cell(strategy, select, budget) for budget in budgets)} |")
+    return lines
+
+
+def findings_table(findings: list[dict[str, str]]) -> list[str]:
+    """How often each finding of the papers shows."""
+    lines = [
+        "What the papers found, as paired differences on the same problems: in how many of the comparisons the 95 % "
+        "interval lies above zero (shows), below it (the other way round), or holds it "
+        "([every comparison](benchmarks/results/search_findings.csv)):",
+        "",
+        "| finding | shows | the other way | undecided |",
+        "|---|---|---|---|",
+    ]
+    for claim in dict.fromkeys(row["claim"] for row in findings):
+        counts = [sum(r["claim"] == claim and r["holds"] == verdict for r in findings) for verdict in VERDICTS]
+        lines.append(f"| {claim} | {' | '.join(map(str, counts))} |")
     return lines
 
 

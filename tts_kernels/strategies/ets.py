@@ -79,7 +79,13 @@ class ETS(Rebase):
         least[-1] = 1.0
         # With the leaves whole, so are the others at the best.
         whole = (np.arange(n + m + k) < n).astype(int)
-        found = milp(-worth, integrality=whole, bounds=Bounds(0, 1), constraints=LinearConstraint(matrix, lb=least))
+        found = milp(
+            -worth,
+            integrality=whole,
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix, lb=least),
+            options={"mip_rel_gap": 0.0},
+        )
         if found.x is None:
             raise RuntimeError(f"ets: the integer program of {n} leaves was not solved: {found.message}")
         return found.x[:n] > 0.5
