@@ -220,8 +220,8 @@ def findings_table(findings: list[dict[str, str]]) -> list[str]:
         "What the papers found, as paired differences on the same problems: in how many of the comparisons the 95 % "
         "interval lies above zero (shows), below it (the other way round), or holds it "
         "([every comparison](benchmarks/results/search_findings.csv)). The single strategy that the compute-optimal "
-        "choice is compared with is the best one in hindsight, on all problems; the choice is made on half of a bin, 20 "
-        "problems:",
+        "choice is compared with is the best one in hindsight, on all problems; the choice is made on half of a bin, "
+        "20 problems:",
         "",
         "| finding | shows | the other way | undecided |",
         "|---|---|---|---|",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from tts_kernels.hf import TreeModel
-from tts_kernels.scorers.reader import Stream, is_prefix
+from tts_kernels.scorers.reader import Reading, Stream, is_prefix
+from tts_kernels.tree import Node, SearchTree
 
 
 @dataclass(eq=False)
@@ -39,6 +40,17 @@ class Feed(NamedTuple):
     base: Entry | None
     tokens: list[int]
     places: list[int]
+
+
+@dataclass
+class Job:
+    """Nodes that read the same behind the same parent: they are one entry and get the very same score."""
+
+    tree: SearchTree
+    reading: Reading
+    parent: Entry
+    nodes: list[Node] = field(default_factory=list)
+    entry: Entry | None = None
 
 
 class Memo:
@@ -141,3 +153,21 @@ class Memo:
         freed = before - self.model.forest.used_pages
         self.spilled_pages += freed
         return freed > 0
+
+
+def feeds_of(job: Job) -> tuple[Entry, Feed | None, list[Feed]]:
+    """What must be read for a job: its entry, the way there, and a path of its own for each step that stands apart."""
+    reading, ids = job.reading, job.reading.stream.ids
+    straight = [place for place in reading.places if isinstance(place, int)]
+    alone = []
+    for place in reading.places:
+        if isinstance(place, list):
+            base = job.parent.longest_prefix(place)
+            begin = len(base.stream.ids) if base else 0
+            alone.append(Feed(base, place[begin:], [len(place) - 1 - begin]))
+    if not reading.places and ids == job.parent.stream.ids:
+        return job.parent, None, alone
+    base = job.parent.longest_prefix(ids)
+    begin = len(base.stream.ids) if base else 0
+    feed = Feed(base, ids[begin:] + reading.tail, [place - begin for place in straight])
+    return Entry(reading.stream, base), feed, alone

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,23 +17,12 @@ from tts_kernels.kv_pool import KVLayout
 from tts_kernels.ops.score_steps import score_steps
 from tts_kernels.scorers.base import AGGREGATES, Aggregate, PathTooLong, Scores, Spent
 from tts_kernels.scorers.heads import ScoreHead, vocabulary_rows
-from tts_kernels.scorers.memo import Entry, Feed, Memo
-from tts_kernels.scorers.reader import InlineReader, Reader, Reading
+from tts_kernels.scorers.memo import Entry, Feed, Job, Memo, feeds_of
+from tts_kernels.scorers.reader import InlineReader, Reader
 from tts_kernels.scorers.steps import PolicySide
 from tts_kernels.tree import Node, SearchTree
 
 Batch = list[tuple[SearchTree, Node]]
-
-
-@dataclass
-class _Job:
-    """Nodes that read the same behind the same parent: they are one entry and get the very same score."""
-
-    tree: SearchTree
-    reading: Reading
-    parent: Entry
-    nodes: list[Node] = field(default_factory=list)
-    entry: Entry | None = None
 
 
 class Prm:
@@ -200,14 +188,14 @@ class Prm:
     def _score(self, batch: Batch) -> Scores:
         parents = [self._entries[tree.problem_id][tree.scored_behind(node).id] for tree, node in batch]
         items = [(parent.stream, tree, node) for parent, (tree, node) in zip(parents, batch, strict=True)]
-        jobs: dict[Any, _Job] = {}
+        jobs: dict[Any, Job] = {}
         keys, whole = [], 0
         for parent, (tree, node), reading in zip(parents, batch, self.reader.read(items), strict=True):
             longest = [len(place) for place in reading.places if isinstance(place, list)]
             self._check_length(tree, max([len(reading.stream.ids) + len(reading.tail), *longest]))
             whole += len(reading.stream.ids) + len(reading.tail)
             keys.append((parent, tuple(reading.stream.ids), tuple(reading.tail), len(reading.places)))
-            jobs.setdefault(keys[-1], _Job(tree, reading, parent)).nodes.append(node)
+            jobs.setdefault(keys[-1], Job(tree, reading, parent)).nodes.append(node)
         scores = self._judge(list(jobs.values()))
         self.whole_path_tokens += whole
         for key, (tree, node) in zip(keys, batch, strict=True):
@@ -219,11 +207,11 @@ class Prm:
         places = torch.tensor([index[key] for key in keys], device=scores.paths.device)
         return Scores(scores.paths[places], scores.write)
 
-    def _judge(self, jobs: list[_Job]) -> Scores:
+    def _judge(self, jobs: list[Job]) -> Scores:
         """Read every job's new tokens and score its steps."""
         feeds, alone, charges, again = [], [], [], 0
         for job in jobs:
-            job.entry, feed, detours = _feeds(job)
+            job.entry, feed, detours = feeds_of(job)
             begin = len(job.entry.base.stream.ids) if job.entry.base else 0
             again += max(0, len(job.parent.stream.ids) - begin) if feed else 0
             feeds += [feed] if feed else []
@@ -248,7 +236,7 @@ class Prm:
         rows = [next(apart if isinstance(place, list) else straight) for job in jobs for place in job.reading.places]
         return self._scores(jobs, torch.cat([hidden, detoured]) if alone else hidden, rows)
 
-    def _scores(self, jobs: list[_Job], hidden: Tensor, rows: list[int]) -> Scores:
+    def _scores(self, jobs: list[Job], hidden: Tensor, rows: list[int]) -> Scores:
         firsts = [job.nodes[0] for job in jobs]
         offsets = [0]
         for job in jobs:
@@ -309,21 +297,3 @@ class Prm:
         if wrong or held != self.model.forest.num_held:
             forest = self.model.forest.num_held
             raise RuntimeError(f"Prm: {len(wrong)} entries miscounted, {held} held, {forest} in the forest")
-
-
-def _feeds(job: _Job) -> tuple[Entry, Feed | None, list[Feed]]:
-    """What must be read for a job: its entry, the way there, and a path of its own for each step that stands apart."""
-    reading, ids = job.reading, job.reading.stream.ids
-    straight = [place for place in reading.places if isinstance(place, int)]
-    alone = []
-    for place in reading.places:
-        if isinstance(place, list):
-            base = job.parent.longest_prefix(place)
-            begin = len(base.stream.ids) if base else 0
-            alone.append(Feed(base, place[begin:], [len(place) - 1 - begin]))
-    if not reading.places and ids == job.parent.stream.ids:
-        return job.parent, None, alone
-    base = job.parent.longest_prefix(ids)
-    begin = len(base.stream.ids) if base else 0
-    feed = Feed(base, ids[begin:] + reading.tail, [place - begin for place in straight])
-    return Entry(reading.stream, base), feed, alone
