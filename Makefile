@@ -42,9 +42,10 @@ test: $(VENV)/installed
 gates: $(VENV)/installed
 	$(VENV)/bin/python tests/cuda/gates.py
 
-# Every planted bug in the CUDA kernels; make test has some of them.
+# Every planted bug in the CUDA and Triton kernels; make test has some of them.
 mutants: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 tests/cuda/test_mutants.py --all-mutants
+	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n 2 tests/triton -k mutants --all-mutants
 
 # On a machine with a GPU and a CUDA build of torch: make gpu. What of it needs no GPU: make gpu DRY=1.
 gpu:

@@ -43,9 +43,7 @@ def answering():
     return decoder
 
 
-@pytest.mark.parametrize(
-    "spec", ["best-of-n", "beam:width=2", "rebase", "lookahead:width=2,ahead=2", "mcts", "particles"]
-)
+@pytest.mark.parametrize("spec", ["best-of-n", "beam:width=2", "rebase", "lookahead:width=2,ahead=2", "particles"])
 @pytest.mark.parametrize("unit", ["tokens", "flops"])
 def test_a_limit_is_never_exceeded_and_used(spec, unit):
     problems = make_problems(4, seed=2)
@@ -141,7 +139,7 @@ def test_compute_optimal_goes_by_the_probes_and_counts_them():
 
 def test_adaptive_ends_early_where_solutions_agree_and_never_draws_more_than_its_budget(answering):
     make = lambda spec, budget: make_strategy(spec, budget)  # noqa: E731
-    problems, sizes = make_problems(12, seed=3), set()
+    problems, sizes = make_problems(9, seed=3), set()
     strategy = Adaptive(12, make, agree=3, lead=0.6)
     for result in answering.search(problems, strategy, SHORT):
         result.tree.check()

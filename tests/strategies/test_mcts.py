@@ -64,7 +64,7 @@ def follow(rule, merit, seed):
     draw = random.Random(seed)
     exploration, scale = draw.choice([0.0, 0.1, 1.0, 4.0]), draw.choice([1.0, 1.0, 1e-4])
     strategy = MCTS(
-        draw.randint(2, 8), rule, exploration, root_width=draw.randint(1, 6), width=draw.randint(1, 3),
+        draw.randint(3, 16), rule, exploration, root_width=draw.randint(1, 6), width=draw.randint(1, 3),
         max_depth=draw.randint(2, 6),
     )  # fmt: skip
     game = Game(strategy, score=lambda node: scale * luck(node), ends=draw.choice([sometimes, never]), seed=seed)
@@ -83,7 +83,7 @@ def follow(rule, merit, seed):
 
 @pytest.mark.parametrize(("rule", "merit"), [("uct", uct), ("puct", puct)])
 def test_every_move_goes_where_the_rule_leads(rule, merit):
-    for seed in range(40):
+    for seed in range(150):
         follow(rule, merit, seed)
 
 

@@ -60,10 +60,10 @@ def test_draws_follow_the_odds_of_the_scores():
 
 
 def drawn_twice(seed):
-    """Two particles of equal weight, the first complete. If both are drawn, the second takes a step to 0.8."""
+    """Two particles of equal weight, the first complete. If both are drawn, the second takes a step to 0.5."""
 
     def score(node):
-        return 0.8 if node.depth == 2 else 0.5
+        return 0.5 if node.depth == 2 else 0.2
 
     game = Game(ParticleFilter(2), "p", score, lambda node: node.path == (0,), seed)
     while game.move():
@@ -75,7 +75,7 @@ def drawn_twice(seed):
 
 
 def test_a_complete_particle_keeps_its_weight():
-    """Its odds are 1 against 4 of the other one, as for any two open ones."""
+    """Its odds are 1/4 against 1 of the other one, as for any two open ones."""
     trees = [tree for seed in range(1600) if (tree := drawn_twice(seed)) is not None]
     assert abs(len(trees) - 800) < 4 * math.sqrt(400)
     dropped = sum(tree.nodes[1].state is State.PRUNED for tree in trees)

@@ -257,7 +257,9 @@ def test_the_kernel_passes(tmp_path, op, case):
 
 
 @pytest.mark.parametrize(("op", "file", "old", "new", "case"), MUTANTS, ids=NAMES)
-def test_a_planted_bug_is_caught(tmp_path, op, file, old, new, case):
+def test_a_planted_bug_is_caught(request, tmp_path, op, file, old, new, case):
+    if MUTANTS.index((op, file, old, new, case)) % 3 and not request.config.getoption("all_mutants"):
+        pytest.skip("left to make mutants")
     run = mutant(tmp_path, op, file, old, new)
     with Meter() as meter, pytest.raises((AssertionError, OverflowError, OutOfBounds)):
         case(run)
