@@ -57,8 +57,11 @@ class Branching(Speculation):
                 raise
             return kvs
 
+        # Nodes come in the order of the decisions, however the texts were grouped.
+        order = {id(text): place for place, text in enumerate(texts)}
         texts, kvs = self.with_room(texts, feed)
-        for text, kv in zip(texts, [] if kvs is None else kvs.tolist(), strict=True):
+        pairs = zip(texts, [] if kvs is None else kvs.tolist(), strict=True)
+        for text, kv in sorted(pairs, key=lambda pair: order[id(pair[0])]):
             child = text.search.tree.add_given(text.node, text.tokens)
             text.search.kv[child.id] = kv
             text.search.meter.fed(len(text.tokens), text.node.end - 1)

@@ -66,7 +66,9 @@ class Game:
         self.strategy, self.score, self.ends, self.words = strategy, score, ends, words
         self.tree = SearchTree(Problem(problem_id, [5, 6]), [5, 6], seed)
         self.tree.max_length = max_length
-        self.held, self.fresh, self.drawn = {0}, [], Counter()
+        self.held = {0}
+        self.fresh: list[Node] = []
+        self.drawn: Counter[int] = Counter()
         self.made: list[Decision] = []
         self.moves = strategy.start(self.tree)
         if before:

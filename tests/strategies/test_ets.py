@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from play import Game, complete, few, luck, never, outline, play, sometimes
+from play import Game, complete, few, levels, luck, never, outline, play, sometimes
 from test_rebase import exact_widths
 
 from tts_kernels.strategies import ETS, Rebase
@@ -45,7 +45,7 @@ def tree_with_leaves(seed, score, most):
 
 
 def test_no_subset_is_worth_more_than_the_chosen_one():
-    sizes = Counter()
+    sizes: Counter[float] = Counter()
     for seed in range(100):
         draw = random.Random(seed)
         most = draw.choice([1, 3, 5, 7, 8, 8, 10])
@@ -154,3 +154,16 @@ def test_clusters_are_those_of_average_linkage():
 def test_default_settings():
     assert ETS(4).embed is count_tokens
     assert (ETS(4).temperature, ETS(4).cost, ETS(4).coverage, ETS(4).max_depth) == (0.2, 1.0, 1.5, 25)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
+def test_only_differences_of_scores_count(shift):
+    """Scores that are no probabilities, at a temperature where a soft-max of them as they are would overflow."""
+    trees = [
+        play(ETS(6, 1e-3, coverage=0.0, max_depth=4), score=lambda node, by=by: node.key % 8 + by, ends=never).tree
+        for by in (0.0, shift)
+    ]
+    assert [node.state for node in trees[0].nodes] == [node.state for node in trees[1].nodes]
+    for nodes in levels(trees[0])[:-1]:
+        kept = {node.score for node in nodes if node.state is State.EXPANDED}
+        assert kept == {max(node.score for node in nodes)}

@@ -21,7 +21,7 @@ def behind(tree, node):
 
 
 def chains_of(tree):
-    chains = {}
+    chains: dict[int, list] = {}
     for node in complete(tree):
         chains.setdefault(node.chain, []).append(node)
     return chains

@@ -16,8 +16,9 @@ class MCTS(Strategy):
     rule: "uct", Q + exploration * sqrt(ln N(parent) / N); or "puct", Q + P sqrt(N(parent)) / (1 + N) * (ln((N(parent)
     + 19653) / 19652) + exploration) with P the node's share among its siblings by exp(mean log-probability). N counts
     scores that went through a node. ``root_width``, ``width``: children of the root and of other nodes.
-    No more than ``budget`` steps are drawn at one depth, which is what beam search draws; the search ends when no leaf
-    can be expanded. With ``exploration`` = 0, UCT follows Q alone.
+    No more than ``budget`` steps are drawn at one depth; the search ends when no leaf can be expanded. Unlike a beam it
+    does not shrink as solutions are completed, so where these end early it draws more and finds more than ``budget``.
+    With ``exploration`` = 0, UCT follows Q alone.
     """
 
     name = "mcts"
