@@ -19,16 +19,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tts_kernels import assets
+from tts_kernels.cli import load_decoder
 from tts_kernels.decoder import Decoder
 from tts_kernels.problems import read_problems
-from tts_kernels.scorers import load_scorer
 from tts_kernels.search import Problem, Sampling, SearchResult
 from tts_kernels.selection import select_answer
 from tts_kernels.strategies import make_strategy
-from tts_kernels.tree import State
 
 RUNS = Path(__file__).parent / "runs" / "search"
 POLICIES = {
@@ -87,12 +85,11 @@ def plan() -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.budget > 64)
 
 
-def outcome(problem: Problem, result: SearchResult) -> dict[str, Any]:
+def outcome(result: SearchResult) -> dict[str, Any]:
     """What is kept of one problem: whether each way of choosing among the solutions is right, and what they cost."""
-    tree = result.tree
-    nodes = list(tree.in_state(State.FINISHED, State.TRUNCATED))
+    tree, problem = result.tree, result.problem
     # A solution that is nothing but its end has no step.
-    scores = [[s for part in tree.solution_nodes(node) for s in part.step_scores] for node in nodes]
+    scores = [[s for part in tree.solution_nodes(node) for s in part.step_scores] for node in tree.complete()]
     row: dict[str, Any] = {"id": problem.id, "error": result.error}
     right: dict[str, int] = {}
     for aggregate, combine in AGGREGATES.items():
@@ -110,14 +107,13 @@ def outcome(problem: Problem, result: SearchResult) -> dict[str, Any]:
 class Bench:
     def __init__(self, problems: list[Problem], runs: Path, max_rows: int) -> None:
         self.problems, self.runs, self.max_rows = problems, runs, max_rows
+        # Of all problems: an earlier run may have had more of them.
+        self.order = {problem.id: place for place, problem in enumerate(read_problems(assets.SEARCH_PROBLEMS))}
         runs.mkdir(parents=True, exist_ok=True)
 
     def decoder(self, cell: Cell) -> Decoder:
-        path = POLICIES[cell.model]
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        scorer = load_scorer(f"prm:{assets.PRM}", aggregate=cell.aggregate)  # type: ignore[arg-type]
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        return Decoder(model, tokenizer, scorer=scorer, separator=assets.SEPARATOR, max_rows=self.max_rows)
+        options: dict[str, Any] = {"aggregate": cell.aggregate, "backend": None, "max_rows": self.max_rows}
+        return load_decoder(str(POLICIES[cell.model]), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
 
     def run(self, cell: Cell, progress: Progress) -> None:
         """Search the problems that the cell's file lacks."""
@@ -129,17 +125,15 @@ class Bench:
         if todo:
             # A torn last line is left out of what is written again.
             write_rows(part, done.values())
-            by_id = {problem.id: problem for problem in todo}
             sampling = Sampling(temperature=0.0 if cell.strategy == "greedy" else 0.8, seed=cell.seed)
             with part.open("a") as stream:
                 for result in self.decoder(cell).search(todo, make_strategy(cell.strategy, cell.budget), sampling):
-                    row = outcome(by_id[result.problem.id], result)
+                    row = outcome(result)
                     done[row["id"]] = row
                     stream.write(json.dumps(row) + "\n")
                     stream.flush()
                     progress.advance(task)
-            order = {problem.id: place for place, problem in enumerate(read_problems(assets.SEARCH_PROBLEMS))}
-            write_rows(part, sorted(done.values(), key=lambda row: order[row["id"]]))
+            write_rows(part, sorted(done.values(), key=lambda row: self.order[row["id"]]))
             part.replace(path)
 
 

@@ -31,11 +31,11 @@ def test_a_run_that_was_killed_ends_with_the_same_file(tmp_path, monkeypatch, ce
 
     outcome, seen = bench_search.outcome, []
 
-    def killed_at_the_third(problem, result):
+    def killed_at_the_third(result):
         if len(seen) == 3:
             raise Killed
-        seen.append(problem)
-        return outcome(problem, result)
+        seen.append(result)
+        return outcome(result)
 
     bench = Bench(problems, tmp_path / "torn", 8)
     monkeypatch.setattr(bench_search, "outcome", killed_at_the_third)

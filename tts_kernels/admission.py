@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -104,7 +104,8 @@ class Expansion:
     whole: bool = False
     keep: bool = False
     greedy: bool = False
-    early: bool = False
+    # A decision, never ahead of one.
+    early: ClassVar[bool] = False
     twins: dict[int, int | None] = field(default_factory=dict)
     claimed: dict[int, Row] = field(default_factory=dict)
     followers: list[int] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +44,13 @@ class Branching(Speculation):
                 self.leave(text.search)
 
         def feed(texts: list[Given]) -> np.ndarray:
-            parents = list(dict.fromkeys((text.search, text.node) for text in texts))
-            texts.sort(key=lambda text: parents.index((text.search, text.node)))
-            nodes = np.array([search.kv[node.id] for search, node in parents], np.int32)
-            widths = np.array([sum(text.node is node for text in texts) for _, node in parents], np.int32)
-            kvs = self.policy.pool.fork(nodes, widths, keep=True)
+            # One fork for all texts behind a node, however they are ordered.
+            widths = Counter((text.search, text.node) for text in texts)
+            nodes = np.array([search.kv[node.id] for search, node in widths], np.int32)
+            forked = self.policy.pool.fork(nodes, np.array(list(widths.values()), np.int32), keep=True)
+            ends = np.cumsum(list(widths.values()))
+            branches = {node: iter(kvs) for (_, node), kvs in zip(widths, np.split(forked, ends[:-1]), strict=True)}
+            kvs = np.array([next(branches[text.node]) for text in texts], np.int32)
             tokens = [text.node.tokens[-1:] + text.tokens[:-1] for text in texts]
             counts = np.array([len(each) for each in tokens], np.int32)
             try:
@@ -57,11 +60,8 @@ class Branching(Speculation):
                 raise
             return kvs
 
-        # Nodes come in the order of the decisions, however the texts were grouped.
-        order = {id(text): place for place, text in enumerate(texts)}
         texts, kvs = self.with_room(texts, feed)
-        pairs = zip(texts, [] if kvs is None else kvs.tolist(), strict=True)
-        for text, kv in sorted(pairs, key=lambda pair: order[id(pair[0])]):
+        for text, kv in zip(texts, [] if kvs is None else kvs.tolist(), strict=True):
             child = text.search.tree.add_given(text.node, text.tokens)
             text.search.kv[child.id] = kv
             text.search.meter.fed(len(text.tokens), text.node.end - 1)

@@ -21,7 +21,7 @@ from tts_kernels.problems import read_problems
 from tts_kernels.report import accuracy, backend_status, info_table, summary_row, summary_table
 from tts_kernels.scorers import load_scorer
 from tts_kernels.search import Problem, RunStats, Sampling, SearchResult
-from tts_kernels.strategies import Strategy, make_strategy
+from tts_kernels.strategies import ComputeOptimal, Strategy, make_strategy
 
 app = typer.Typer(help="Tree-search decoding of language models.", no_args_is_help=True, add_completion=False)
 console = Console()
@@ -32,7 +32,8 @@ def _main() -> None:
     pass
 
 
-def _load(model: str, scorer: str, separator: str, dtype: str, device: str = "cpu", **options: Any) -> Decoder:
+def load_decoder(model: str, scorer: str, separator: str, dtype: str, device: str = "cpu", **options: Any) -> Decoder:
+    """A decoder from the names of its parts. options: ``aggregate`` and ``backend``, and others of Decoder."""
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}")
     torch_dtype = getattr(torch, dtype)
@@ -120,7 +121,7 @@ def search(
     """Search problems with one strategy and report accuracy and cost."""
     if strategy == "greedy":
         budget, temperature = "1", 0.0
-    if policy is None and model == str(assets.POLICY) and assets.SEARCH_POLICY.exists():
+    if policy is None and strategy == ComputeOptimal.name and model == str(assets.POLICY):
         policy = assets.SEARCH_POLICY
     chosen = make_strategy(strategy, budget, None if policy is None else SearchPolicy.load(policy))
     sampling = Sampling(temperature, top_k, top_p, min_p, distinct, max_step_tokens, max_tokens, seed)
@@ -136,7 +137,7 @@ def search(
     }
     if out is not None and out.exists():
         raise ValueError(f"--out {out}: exists already; results are not overwritten")
-    decoder = _load(model, scorer, separator, dtype, device, max_rows=max_rows, **options)
+    decoder = load_decoder(model, scorer, separator, dtype, device, max_rows=max_rows, **options)
     todo = _with_chat(todo, decoder.tokenizer) if chat else todo
     if out is None:
         results, stats = _run(decoder, todo, chosen, sampling, select)
@@ -155,7 +156,7 @@ def demo_runs(limit: int, seed: int) -> Iterator[tuple[str, list[SearchResult], 
     torch.set_num_threads(1)
     problems = read_problems(assets.PROBLEMS, limit)
     options: dict[str, Any] = {"aggregate": None, "backend": None, "kv_bytes": 1 << 30, "page_size": None}
-    decoder = _load(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
+    decoder = load_decoder(str(assets.POLICY), f"prm:{assets.PRM}", assets.SEPARATOR, "float32", **options)
     runs = [
         ("greedy", make_strategy("greedy", 1), 0.0, "majority"),
         ("majority of 16", make_strategy("best-of-n", 16), 0.8, "majority"),

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-# What a strategy got right, 0 or 1 for each problem, and what it spent: [problems] each.
+from tts_kernels._checks import expect
+
+# What each strategy got right, 0 or 1: [problems].
 Outcomes = Mapping[str, np.ndarray]
 
 
@@ -34,8 +36,7 @@ class SearchPolicy:
         bins = len(self.edges) + 1
         if list(self.edges) != sorted(self.edges, reverse=True):
             raise ValueError(f"SearchPolicy: edges must descend, got {self.edges}")
-        if self.probes < 1:
-            raise ValueError(f"SearchPolicy: probes must be at least 1, got {self.probes}")
+        expect("SearchPolicy", self.probes >= 1, "probes", "at least 1", self.probes)
         if not self.choices:
             raise ValueError("SearchPolicy: choices must name at least one budget, got none")
         for budget, specs in self.choices.items():

@@ -123,6 +123,11 @@ def context_length(model: PreTrainedModel) -> int:
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31 - 1)
 
 
+def attended(tokens: int, begin: int) -> int:
+    """Pairs of a token and a token that it sees, for so many tokens of a path from position ``begin`` on."""
+    return tokens * begin + tokens * (tokens + 1) // 2
+
+
 class TreeModel:
     """A causal model and its pool of pages: feeds tokens to the nodes of a forest.
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from tts_kernels.hf import TreeModel
+from tts_kernels.hf import TreeModel, attended
 from tts_kernels.scorers import Scorer
 from tts_kernels.search import SearchStats
 from tts_kernels.strategies import Budget
@@ -27,9 +27,8 @@ class Meter:
 
     def fed(self, tokens: int, begin: int) -> None:
         """The policy has read ``tokens`` tokens of a path from position ``begin`` on."""
-        attended = tokens * begin + tokens * (tokens + 1) // 2
         self.stats.fed_tokens += tokens
-        self.stats.policy_flops += self.policy.cost(tokens, attended)
+        self.stats.policy_flops += self.policy.cost(tokens, attended(tokens, begin))
 
     def drew(self, node: Node) -> None:
         """The node has got a token."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from tts_kernels.answers import extract_answer
 from tts_kernels.tree import SearchTree, State
 
@@ -37,17 +39,24 @@ class Candidate:
 def collect_candidates(tree: SearchTree, tokenizer: Any = None) -> list[Candidate]:
     """The finished and truncated solutions of a tree; without a tokenizer they have neither text nor answer."""
     candidates = []
-    for node in tree.in_state(State.FINISHED, State.TRUNCATED):
-        tokens = tree.solution(node)
+    for node in tree.complete():
+        parts = tree.solution_nodes(node)
+        tokens = [token for part in parts for token in part.tokens]
         text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer else ""
-        log_prob = sum(part.log_prob for part in tree.solution_nodes(node))
+        log_prob = sum(part.log_prob for part in parts)
         finished = node.state is State.FINISHED
         # Without what ends a step, which is another token at the end of a solution.
-        steps = [step[:-1] for part in tree.solution_nodes(node) for step in tree.steps(part) if step[:-1]]
+        steps = [step[:-1] for part in parts for step in tree.steps(part) if step[:-1]]
         repeats = steps[-1:] != [] and steps[-1] in steps[:-1]
         of_vote = (node.score, log_prob, finished, node.copies, node.chain)
         candidates.append(Candidate(tokens, text, extract_answer(text), *of_vote, len(steps), repeats))
     return candidates
+
+
+def odds(scores: np.ndarray | float) -> np.ndarray:
+    """Scores in [0, 1] against what they lack, taken no closer to either end than 1e-7."""
+    clipped = np.clip(scores, 1e-7, 1 - 1e-7)
+    return clipped / (1 - clipped)
 
 
 # A way of choosing that is not one of the named ones: the answer, or None.

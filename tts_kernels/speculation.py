@@ -59,7 +59,7 @@ class Speculation(Growth):
         ]  # fmt: skip
         # Scores are not there yet: those of the parents tell best, then how sure the policy was.
         leaves.sort(key=lambda row: (row.node.score, row.node.log_prob / len(row.node.tokens)), reverse=True)
-        width = max(1, getattr(self.strategy, "width", 1))
+        width = self.strategy.width
         chosen = leaves[: max(0, free) // width]
         if not chosen:
             return []
@@ -79,7 +79,7 @@ class Speculation(Growth):
         """The first tokens of the children of these branches."""
         if not openers:
             return []
-        width = max(1, getattr(self.strategy, "width", 1))
+        width = self.strategy.width
         kvs = [row.kv for row in openers]
         try:
             forked = self.policy.pool.fork(np.array(kvs, np.int32), np.full(len(kvs), width, np.int32)).tolist()

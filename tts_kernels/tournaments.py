@@ -12,15 +12,12 @@ import numpy as np
 
 from tts_kernels._checks import expect
 from tts_kernels.scorers.generative import Comparison, Judge
-from tts_kernels.selection import Candidate
+from tts_kernels.selection import Candidate, odds
 from tts_kernels.tree import SearchTree, child_key
 
 Pair = tuple[Candidate, Candidate]
 Compare = Callable[[list[Pair], list[int]], list[float]]
 """Verdicts of pairs, one key each: a comparator's ``compare`` for one question."""
-
-# Scores are taken no closer to either end of [0, 1].
-_CLIP = 1e-7
 
 
 class Comparator(Protocol):
@@ -42,15 +39,14 @@ class ScoreComparator:
         _expect_keys("ScoreComparator", pairs, keys)
         verdicts = []
         for (first, second), key in zip(pairs, keys, strict=True):
-            odds = _odds(first.score), _odds(second.score)
-            verdicts.append(float(np.random.default_rng(key).random() < odds[0] / (odds[0] + odds[1])))
+            ours, theirs = _odds(first.score), _odds(second.score)
+            verdicts.append(float(np.random.default_rng(key).random() < ours / (ours + theirs)))
         return verdicts
 
 
 def _odds(score: float) -> float:
     expect("ScoreComparator", 0 <= score <= 1, "scores", "in [0, 1]", score)
-    clipped = min(max(score, _CLIP), 1 - _CLIP)
-    return clipped / (1 - clipped)
+    return float(odds(score))
 
 
 class GenerativeComparator(Judge[Comparison]):

@@ -248,6 +248,10 @@ class SearchTree:
         out."""
         return (node for node in self.nodes if node.state in states and not node.rollout)
 
+    def complete(self) -> Iterator[Node]:
+        """The ends of all solutions that are complete or cut for good, in order of creation."""
+        return self.in_state(State.FINISHED, State.TRUNCATED)
+
     def check(self) -> None:
         """Raise RuntimeError on the first inconsistency."""
         children = [0] * len(self.nodes)

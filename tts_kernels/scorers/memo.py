@@ -41,6 +41,11 @@ class Feed(NamedTuple):
     tokens: list[int]
     places: list[int]
 
+    @property
+    def begin(self) -> int:
+        """The position of the first token."""
+        return len(self.base.stream.ids) if self.base else 0
+
 
 @dataclass
 class Job:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tts_kernels import _ext
 from tts_kernels.backends import Backend
-from tts_kernels.hf import TreeModel, context_length, kv_layout
+from tts_kernels.hf import TreeModel, attended, context_length, kv_layout
 from tts_kernels.kv_pool import KVLayout
 from tts_kernels.ops.score_steps import score_steps
 from tts_kernels.scorers.base import AGGREGATES, Aggregate, PathTooLong, Scores, Spent
@@ -124,7 +124,7 @@ class Prm:
     def _charge(self, tree: SearchTree, begin: int, tokens: int) -> None:
         """Tokens were read from position ``begin`` of a path on."""
         before = self._spent[tree.problem_id]
-        flops = self.model.cost(tokens, tokens * begin + tokens * (tokens + 1) // 2)
+        flops = self.model.cost(tokens, attended(tokens, begin))
         kv_bytes = self.model.pool.layout.token_bytes * tokens
         self._spent[tree.problem_id] = Spent(before.tokens + tokens, before.flops + flops, before.kv_bytes + kv_bytes)
 
@@ -212,12 +212,11 @@ class Prm:
         feeds, alone, charges, again = [], [], [], 0
         for job in jobs:
             job.entry, feed, detours = feeds_of(job)
-            begin = len(job.entry.base.stream.ids) if job.entry.base else 0
-            again += max(0, len(job.parent.stream.ids) - begin) if feed else 0
-            feeds += [feed] if feed else []
+            again += max(0, len(job.parent.stream.ids) - feed.begin) if feed else 0
+            new = [feed] if feed else []
+            feeds += new
             alone += detours
-            for each in [*([feed] if feed else []), *detours]:
-                charges.append((job.tree, len(each.base.stream.ids) if each.base else 0, len(each.tokens)))
+            charges += [(job.tree, each.begin, len(each.tokens)) for each in [*new, *detours]]
         fed = [job for job in jobs if job.entry is not job.parent]
         nodes, hidden, where = self.memo.feed(feeds)
         self.memo.truncate(nodes, [len(job.reading.tail) for job in fed])

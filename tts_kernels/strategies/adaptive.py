@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from tts_kernels._checks import expect
 from tts_kernels.strategies.base import Decision, Play, Strategy
-from tts_kernels.tree import Node, SearchTree, State
+from tts_kernels.tree import Node, SearchTree
 
 Make = Callable[[str, int], Strategy]
 
@@ -25,8 +26,7 @@ class ComputeOptimal(Strategy):
     def __init__(
         self, budget: int, probes: int, choose: Callable[[float], str], choices: tuple[str, ...], make: Make
     ) -> None:
-        if probes < 1:
-            raise ValueError(f"compute-optimal: probes must be at least 1, got {probes}")
+        expect(self.name, probes >= 1, "probes", "at least 1", probes)
         made = {spec: make(spec, budget) for spec in choices}
         super().__init__(budget, max(each.max_depth for each in made.values()))
         self.revises = any(each.revises for each in made.values())
@@ -38,7 +38,7 @@ class ComputeOptimal(Strategy):
             yield from next(iter(self.made.values())).start(tree)
             return
         yield Decision(expand=[(tree.root, self.probes)], whole=True, keep=True)
-        scores = [node.score for node in tree.in_state(State.FINISHED, State.TRUNCATED)]
+        scores = [node.score for node in tree.complete()]
         yield from self.made[self.choose(sum(scores) / len(scores))].start(tree)
 
 
@@ -74,13 +74,10 @@ class Adaptive(Strategy):
         super().__init__(budget, max_depth)
         if not 0 < hard_share < easy_share < 1:
             raise ValueError(f"adaptive: 0 < hard_share < easy_share < 1 must hold, got {hard_share}, {easy_share}")
-        if not 0 < error < 0.5:
-            raise ValueError(f"adaptive: error must be in (0, 0.5), got {error}")
+        expect(self.name, 0 < error < 0.5, "error", "in (0, 0.5)", error)
         for name, value in (("probes", probes), ("agree", agree)):
-            if value < 1:
-                raise ValueError(f"adaptive: {name} must be at least 1, got {value}")
-        if not 0 < lead <= 1:
-            raise ValueError(f"adaptive: lead must be in (0, 1], got {lead}")
+            expect(self.name, value >= 1, name, "at least 1", value)
+        expect(self.name, 0 < lead <= 1, "lead", "in (0, 1]", lead)
         self.made = {name: make(spec, budget) for name, spec in (("easy", easy), ("medium", medium), ("hard", hard))}
         self.revises = any(each.revises for each in self.made.values())
         self.probes, self.agree, self.lead = min(probes, budget), agree, lead
@@ -89,7 +86,7 @@ class Adaptive(Strategy):
 
     def play(self, tree: SearchTree) -> Play:
         found = "medium"
-        while (drawn := self.solutions(tree)) or not tree.root.num_children:
+        while (drawn := list(tree.complete())) or not tree.root.num_children:
             if drawn and self.settled(drawn):
                 return
             evidence = sum(node.score * self.gain[0] + (1 - node.score) * self.gain[1] for node in drawn)
@@ -100,9 +97,6 @@ class Adaptive(Strategy):
                 break
             yield Decision(expand=[(tree.root, min(2, self.probes - len(drawn)))], whole=True, keep=True)
         yield from self.made[found].start(tree)
-
-    def solutions(self, tree: SearchTree) -> list[Node]:
-        return list(tree.in_state(State.FINISHED, State.TRUNCATED))
 
     def settled(self, drawn: list[Node]) -> bool:
         """Whether nothing that may still be found is likely to change the answer."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tts_kernels._checks import expect
 from tts_kernels.backends import Backend
 from tts_kernels.ops.select_children import Rule, select_children
 from tts_kernels.scorers import Scores
@@ -68,6 +69,9 @@ class Strategy(ABC):
     ``budget``: complete solutions that a search may produce. ``max_depth``: steps after which a path is cut.
     ``reads_scores``: whether ``play`` looks at scores itself; one that only returns allocations should not, its scores
     then never leave the device before the decision. ``revises``: whether it expands complete solutions.
+    ``reads_answers``: whether it needs the ``answer`` of nodes. ``overhead``: what a solution costs it, in solutions
+    that are just drawn. ``limit``: a budget in tokens or FLOPs that is never exceeded. ``width``: children that a node
+    mostly gets.
     """
 
     name: str
@@ -76,11 +80,11 @@ class Strategy(ABC):
     reads_answers: bool = False
     overhead: float = 1.0
     limit: Budget | None = None
+    width: int = 1
 
     def __init__(self, budget: int, max_depth: int = 40) -> None:
         for name, value in (("budget", budget), ("max_depth", max_depth)):
-            if value < 1:
-                raise ValueError(f"{self.name}: {name} must be at least 1, got {value}")
+            expect(self.name, value >= 1, name, "at least 1", value)
         self.budget = budget
         self.max_depth = max_depth
 
@@ -96,7 +100,20 @@ class Strategy(ABC):
 
     def missing(self, tree: SearchTree) -> int:
         """How many complete solutions the budget still allows."""
-        return self.budget - sum(1 for _ in tree.in_state(State.FINISHED, State.TRUNCATED))
+        return self.budget - sum(1 for _ in tree.complete())
+
+
+class Rounds(Strategy):
+    """One that samples ``budget`` first steps, then round by round shares what is missing among the open nodes."""
+
+    def play(self, tree: SearchTree) -> Play:
+        yield Decision(expand=[(tree.root, self.missing(tree))])
+        while (candidates := list(tree.in_state(State.OPEN))) and (budget := self.missing(tree)) > 0:
+            yield from self.share(tree, candidates, budget)
+
+    @abstractmethod
+    def share(self, tree: SearchTree, candidates: list[Node], budget: int) -> Play:
+        """One round: ``budget`` more children, of which there is at least one, for the open nodes."""
 
 
 def root_divisor(number: int) -> int:

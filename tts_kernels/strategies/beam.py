@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tts_kernels.strategies.base import Allocation, Decision, Play, Strategy, root_divisor
-from tts_kernels.tree import SearchTree, State
+from tts_kernels._checks import expect
+from tts_kernels.strategies.base import Allocation, Decision, Play, Rounds, root_divisor
+from tts_kernels.tree import Node, SearchTree
 
 
-class Beam(Strategy):
+class Beam(Rounds):
     """Sample ``budget`` first steps, keep the best budget / width by score, give each ``width`` children, repeat.
 
     A path that ends leaves the beam and takes its share along: with C solutions complete, budget - C children are
@@ -23,11 +24,8 @@ class Beam(Strategy):
             width = root_divisor(budget)
         if not isinstance(width, int) or width < 1:
             raise ValueError(f"{self.name}: width must be at least 1 or 'sqrt', got {width!r}")
-        if budget % width:
-            raise ValueError(f"{self.name}: budget must be a multiple of width {width}, got {budget}")
+        expect(self.name, budget % width == 0, "budget", f"a multiple of width {width}", budget)
         self.width = width
 
-    def play(self, tree: SearchTree) -> Play:
-        yield Decision(expand=[(tree.root, self.missing(tree))])
-        while (candidates := list(tree.in_state(State.OPEN))) and (budget := self.missing(tree)) > 0:
-            yield Decision(share=[Allocation(candidates, -(-budget // self.width), budget)])
+    def share(self, tree: SearchTree, candidates: list[Node], budget: int) -> Play:
+        yield Decision(share=[Allocation(candidates, -(-budget // self.width), budget)])

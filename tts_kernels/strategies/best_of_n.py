@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tts_kernels._checks import expect
 from tts_kernels.strategies.base import Decision, Play, Strategy
 from tts_kernels.tree import SearchTree
 
@@ -22,5 +23,4 @@ class Greedy(BestOfN):
 
     def __init__(self, budget: int = 1) -> None:
         super().__init__(budget)
-        if budget != 1:
-            raise ValueError(f"greedy: budget must be 1, got {budget}")
+        expect(self.name, budget == 1, "budget", "1", budget)

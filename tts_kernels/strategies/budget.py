@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tts_kernels._checks import expect
 from tts_kernels.strategies.base import Decision, Play, Strategy
 from tts_kernels.tree import SearchTree
 
@@ -23,12 +24,11 @@ class Budget:
     unit: Unit = "generations"
 
     def __post_init__(self) -> None:
-        if self.unit not in get_args(Unit):
-            raise ValueError(f"Budget: unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}")
-        if not 1 <= self.amount < float("inf"):
-            raise ValueError(f"Budget: amount must be finite and at least 1, got {self.amount}")
-        if self.unit == "generations" and self.amount != int(self.amount):
-            raise ValueError(f"Budget: amount must be a whole number of generations, got {self.amount}")
+        units = get_args(Unit)
+        expect("Budget", self.unit in units, "unit", f"one of {', '.join(units)}", repr(self.unit))
+        expect("Budget", 1 <= self.amount < float("inf"), "amount", "finite and at least 1", self.amount)
+        whole = self.unit != "generations" or self.amount == int(self.amount)
+        expect("Budget", whole, "amount", "a whole number of generations", self.amount)
 
     @classmethod
     def parse(cls, text: str | int) -> Budget:
@@ -47,23 +47,24 @@ class Fitted(Strategy):
     make: the strategy of a given number of generations, ValueError where it does not come in that size.
     """
 
+    limit: Budget
     reads_scores = True
 
     def __init__(self, make: Callable[[int], Strategy], limit: Budget) -> None:
         smallest = make(next(size for size in range(1, 1025) if _made(make, size)))
+        self.name, self.revises, self.reads_answers = smallest.name, smallest.revises, smallest.reads_answers
         # How many rows it will have is not known yet: a guess, for how many problems run at once.
         super().__init__(16, smallest.max_depth)
-        self.name, self.revises, self.reads_answers = smallest.name, smallest.revises, smallest.reads_answers
-        self.make, self.limit, self.amount, self.unit = make, limit, limit.amount, limit.unit
+        self.make, self.limit = make, limit
 
     def play(self, tree: SearchTree) -> Play:
         yield Decision(expand=[(tree.root, PROBES)], whole=True, keep=True)
         longest = max(len(tree.solution(node)) for node in tree.nodes[1:])
         stats = tree.stats
-        spent = stats.tokens if self.unit == "tokens" else stats.policy_flops + stats.scorer_flops
+        spent = stats.tokens if self.limit.unit == "tokens" else stats.policy_flops + stats.scorer_flops
         # As if both had been as long as the longer one.
         each = spent / stats.tokens * longest
-        room = (self.amount - spent) / each
+        room = (self.limit.amount - spent) / each
         for size in range(PROBES + int(room), PROBES, -1):
             strategy = _made(self.make, size)
             if strategy is not None and (size - PROBES) * strategy.overhead <= room:

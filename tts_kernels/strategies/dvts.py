@@ -22,8 +22,11 @@ class DVTS(Beam):
         sizes = [min(self.width, budget - begin) for begin in range(0, budget, self.width)]
 
         def members(*states: State) -> list[list[Node]]:
-            nodes = [node for node in tree.in_state(*states) if node.path and node.path[0] >= first]
-            return [[n for n in nodes if (n.path[0] - first) // self.width == group] for group in range(len(sizes))]
+            trees: list[list[Node]] = [[] for _ in sizes]
+            for node in tree.in_state(*states):
+                if node.path and node.path[0] >= first:
+                    trees[(node.path[0] - first) // self.width].append(node)
+            return trees
 
         yield Decision(expand=[(tree.root, budget)])
         while any(opened := members(State.OPEN)):

@@ -10,9 +10,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.spatial.distance import pdist
 
+from tts_kernels._checks import expect
 from tts_kernels.strategies.base import Allocation, Decision, Play
 from tts_kernels.strategies.rebase import Rebase
-from tts_kernels.tree import Node, SearchTree, State
+from tts_kernels.tree import Node, SearchTree
 
 # Cosine distance below which two steps say the same.
 SAME = 0.05
@@ -41,18 +42,15 @@ class ETS(Rebase):
     ) -> None:
         super().__init__(budget, temperature, max_depth)
         for name, value in (("cost", cost), ("coverage", coverage)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"ets: {name} must be at least 0 and finite, got {value}")
+            expect(self.name, 0 <= value < float("inf"), name, "at least 0 and finite", value)
         self.cost, self.coverage = cost, coverage
         self.embed = embed or count_tokens
 
-    def play(self, tree: SearchTree) -> Play:
-        yield Decision(expand=[(tree.root, self.missing(tree))])
-        while (candidates := list(tree.in_state(State.OPEN))) and (budget := self.missing(tree)) > 0:
-            chosen = self.choose(tree, candidates)
-            kept = [node for node, use in zip(candidates, chosen, strict=True) if use]
-            dropped = [node for node, use in zip(candidates, chosen, strict=True) if not use]
-            yield Decision(share=[Allocation(kept, len(kept), budget, "rebase", self.temperature)], release=dropped)
+    def share(self, tree: SearchTree, candidates: list[Node], budget: int) -> Play:
+        chosen = self.choose(tree, candidates)
+        kept = [node for node, use in zip(candidates, chosen, strict=True) if use]
+        dropped = [node for node, use in zip(candidates, chosen, strict=True) if not use]
+        yield Decision(share=[Allocation(kept, len(kept), budget, "rebase", self.temperature)], release=dropped)
 
     def choose(self, tree: SearchTree, leaves: list[Node]) -> np.ndarray:
         """Which leaves to keep, bool [n]: the integer program of section 4.2."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tts_kernels.strategies.base import Allocation, Decision, Play
+from tts_kernels._checks import expect
+from tts_kernels.strategies.base import Decision, Play
 from tts_kernels.strategies.beam import Beam
-from tts_kernels.tree import SearchTree, State
+from tts_kernels.tree import Node, SearchTree
 
 
 class Lookahead(Beam):
@@ -19,13 +20,10 @@ class Lookahead(Beam):
 
     def __init__(self, budget: int, width: int | str = 4, ahead: int = 1, max_depth: int = 40) -> None:
         super().__init__(budget, width, max_depth)
-        if not isinstance(ahead, int) or ahead < 0:
-            raise ValueError(f"lookahead: ahead must be at least 0, got {ahead}")
+        expect(self.name, isinstance(ahead, int) and ahead >= 0, "ahead", "at least 0", ahead)
         self.ahead = ahead
         self.overhead = 1.0 + ahead
 
-    def play(self, tree: SearchTree) -> Play:
-        yield Decision(expand=[(tree.root, self.missing(tree))])
-        while (candidates := list(tree.in_state(State.OPEN))) and (budget := self.missing(tree)) > 0:
-            yield Decision(look=candidates, ahead=self.ahead, width=self.width)
-            yield Decision(share=[Allocation(candidates, -(-budget // self.width), budget)])
+    def share(self, tree: SearchTree, candidates: list[Node], budget: int) -> Play:
+        yield Decision(look=candidates, ahead=self.ahead, width=self.width)
+        yield from super().share(tree, candidates, budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 
+from tts_kernels._checks import expect
 from tts_kernels.strategies.base import Decision, Play, Strategy
 from tts_kernels.tree import Node, SearchTree, State
 
@@ -34,13 +35,10 @@ class MCTS(Strategy):
         max_depth: int = 40,
     ) -> None:
         super().__init__(budget, max_depth)
-        if rule not in ("uct", "puct"):
-            raise ValueError(f"mcts: rule must be uct or puct, got {rule!r}")
-        if not 0 <= exploration < math.inf:
-            raise ValueError(f"mcts: exploration must be at least 0 and finite, got {exploration}")
+        expect(self.name, rule in ("uct", "puct"), "rule", "uct or puct", repr(rule))
+        expect(self.name, 0 <= exploration < math.inf, "exploration", "at least 0 and finite", exploration)
         for name, value in (("root_width", root_width), ("width", width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"mcts: {name} must be at least 1, got {value}")
+            expect(self.name, isinstance(value, int) and value >= 1, name, "at least 1", value)
         self.rule, self.exploration, self.root_width, self.width = rule, exploration, root_width, width
 
     def play(self, tree: SearchTree) -> Play:

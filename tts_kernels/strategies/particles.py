@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
+from tts_kernels.selection import odds
 from tts_kernels.strategies.base import Decision, Play, Strategy
 from tts_kernels.tree import Node, SearchTree, State
 
@@ -22,39 +25,30 @@ class ParticleFilter(Strategy):
     def play(self, tree: SearchTree) -> Play:
         if self.missing(tree) < 1:
             return
-        particles = yield from self.step(tree, [(tree.root, self.missing(tree))], [])
+        particles = yield from self.step(tree, {tree.root: self.missing(tree)})
         round = 0
         while any(node.state is State.OPEN for node in particles):
             rng = np.random.default_rng([tree.root.key, round])
             drawn = rng.choice(len(particles), len(particles), p=weights([node.score for node in particles]))
-            counts: dict[int, int] = {}
-            for place in drawn.tolist():
-                counts[particles[place].id] = counts.get(particles[place].id, 0) + 1
-            particles = yield from self.step(
-                tree, [(node, counts.get(node.id, 0)) for node in unique(particles) if not node.ended],
-                [(node, counts.get(node.id, 0)) for node in unique(particles) if node.ended],
-            )  # fmt: skip
+            counts: Counter[Node] = Counter(particles[place] for place in drawn.tolist())
+            particles = yield from self.step(tree, {node: counts[node] for node in particles})
             round += 1
-        for node in unique(particles):
-            node.copies = sum(other is node for other in particles)
+        votes: Counter[Node] = Counter(particles)
+        for particle, copies in votes.items():
+            particle.copies = copies
 
-    def step(self, tree: SearchTree, live: list[tuple[Node, int]], ended: list[tuple[Node, int]]) -> Play:
-        """One step of every particle that was drawn. Returns the particles afterwards."""
+    def step(self, tree: SearchTree, counts: dict[Node, int]) -> Play:
+        """One step of every particle, which was drawn so often. Returns the particles afterwards."""
         begin = len(tree.nodes)
         yield Decision(
-            expand=[pair for pair in live if pair[1]],
-            release=[node for node, count in live if not count],
-            discard=[node for node, count in ended if not count],
+            expand=[(node, count) for node, count in counts.items() if count and not node.ended],
+            release=[node for node, count in counts.items() if not count and not node.ended],
+            discard=[node for node, count in counts.items() if not count and node.ended],
         )
-        return [node for node, count in ended for _ in range(count)] + tree.nodes[begin:]
-
-
-def unique(particles: list[Node]) -> list[Node]:
-    return list({node.id: node for node in particles}.values())
+        return [node for node, count in counts.items() if node.ended for _ in range(count)] + tree.nodes[begin:]
 
 
 def weights(scores: list[float]) -> np.ndarray:
-    """Soft-max of the logits of scores in [0, 1], which are taken no closer to either end than 1e-7."""
-    clipped = np.clip(np.array(scores), 1e-7, 1 - 1e-7)
-    odds = clipped / (1 - clipped)
-    return odds / odds.sum()
+    """Soft-max of the logits of scores in [0, 1], which are taken no closer to either end than ``odds`` does."""
+    shares = odds(np.array(scores))
+    return shares / shares.sum()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tts_kernels.strategies.base import Allocation, Decision, Play, Strategy
-from tts_kernels.tree import SearchTree, State
+from tts_kernels._checks import expect
+from tts_kernels.strategies.base import Allocation, Decision, Play, Rounds
+from tts_kernels.tree import Node, SearchTree
 
 
-class Rebase(Strategy):
+class Rebase(Rounds):
     """Sample ``budget`` first steps; at every depth the solutions that are complete take their share of the budget
     along, and the rest is divided among the open nodes by the soft-max of their scores.
 
@@ -18,11 +19,8 @@ class Rebase(Strategy):
 
     def __init__(self, budget: int, temperature: float = 0.1, max_depth: int = 25) -> None:
         super().__init__(budget, max_depth)
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"{self.name}: temperature must be positive and finite, got {temperature}")
+        expect(self.name, 0 < temperature < float("inf"), "temperature", "positive and finite", temperature)
         self.temperature = temperature
 
-    def play(self, tree: SearchTree) -> Play:
-        yield Decision(expand=[(tree.root, self.missing(tree))])
-        while (candidates := list(tree.in_state(State.OPEN))) and (budget := self.missing(tree)) > 0:
-            yield Decision(share=[Allocation(candidates, len(candidates), budget, "rebase", self.temperature)])
+    def share(self, tree: SearchTree, candidates: list[Node], budget: int) -> Play:
+        yield Decision(share=[Allocation(candidates, len(candidates), budget, "rebase", self.temperature)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tts_kernels._checks import expect
 from tts_kernels.strategies.base import Decision, Play, Strategy, root_divisor
 from tts_kernels.tree import Node, SearchTree
 
@@ -29,8 +30,7 @@ class Revisions(Strategy):
         sequential = root_divisor(budget) if sequential is None else sequential
         if not isinstance(sequential, int) or sequential < 1 or budget % sequential:
             raise ValueError(f"revisions: sequential must divide the budget of {budget}, got {sequential}")
-        if not isinstance(window, int) or window < 1:
-            raise ValueError(f"revisions: window must be at least 1, got {window}")
+        expect(self.name, isinstance(window, int) and window >= 1, "window", "at least 1", window)
         if between != "question" and (isinstance(between, str) or not all(isinstance(each, int) for each in between)):
             raise ValueError(f"revisions: between must be token ids or 'question', got {between!r}")
         self.sequential, self.window, self.between = sequential, window, between
