@@ -21,11 +21,16 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 
 # One build of csrc/cpu per instruction set, chosen at run time in csrc/cpu/isa.cpp. The first is the plain build.
 ISA_FLAGS = {"base": []}
+# Kernels that gain from instructions for products of bfloat16: TTS_FOR_EACH_MATRIX_ISA in csrc/cpu/dispatch.h.
+MATRIX_KERNELS = {"csrc/cpu/tree_attention.cpp", "csrc/cpu/linear.cpp"}
+MATRIX_ISAS = ("avx512_bf16", "amx")
 if platform.machine() == "x86_64":
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     ISA_FLAGS["avx512"] = [
         "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c", "-mprefer-vector-width=512",
     ]  # fmt: skip
+    ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16"]
+    ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512_bf16"], "-mamx-tile", "-mamx-bf16"]
 # Oldest torch the built library loads into: 2.10.
 TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020a000000000000")
 COMMON_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall"]
@@ -138,7 +143,7 @@ class BuildExt(build_ext):
                 depends=glob.glob("csrc/**/*.h", recursive=True),
             )
 
-        jobs = [(isa, source) for isa in ISA_FLAGS for source in sources]
+        jobs = [(isa, source) for isa in ISA_FLAGS for source in sources if isa not in MATRIX_ISAS or source in MATRIX_KERNELS]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return [objects[0] for objects in pool.map(compile_one, jobs)]
 

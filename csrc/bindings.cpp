@@ -19,7 +19,12 @@ const tts::Parallel& torch_pool() {
 #define TTS_ON_CPU(op, Params) \
   static void op(const tts::Params& p, const tts::Tensor&) { TTS_CALL_KERNEL(op, p, torch_pool()); }
 struct Cpu {
-  TTS_ON_CPU(tree_attention, TreeAttentionParams)
+  static void tree_attention(const tts::TreeAttentionParams& p, const tts::Tensor&) {
+    TTS_CALL_MATRIX_KERNEL(tree_attention, p, torch_pool());
+  }
+  static void linear(const tts::LinearParams& p, const tts::Tensor&) {
+    TTS_CALL_MATRIX_KERNEL(linear, p, torch_pool());
+  }
   TTS_ON_CPU(merge_states, MergeStatesParams)
   TTS_ON_CPU(write_kv, WriteKvParams)
   TTS_ON_CPU(copy_pages, CopyPagesParams)
@@ -39,6 +44,7 @@ STABLE_TORCH_LIBRARY(tts_kernels, m) {
       "Tensor units, Tensor runs, Tensor unit_reads, Tensor reads, Tensor page_ids, Tensor row_pos, Tensor join_ptr, "
       "Tensor join_slots, Tensor(a!) part_out, Tensor(b!) part_lse, Tensor(c!)? counters, Tensor(d!) out, "
       "Tensor(e!) lse, float scale, float softcap, int window, int max_unit_rows, bool invariant) -> ()");
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor(a!) out) -> ()");
   m.def("merge_states(Tensor outs, Tensor lses, Tensor(a!) out, Tensor(b!) lse) -> ()");
   m.def(
       "write_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots, Tensor(c!)? k_scales, "
@@ -58,7 +64,10 @@ STABLE_TORCH_LIBRARY(tts_kernels, m) {
   m.def("set_cpu_isa(int isa) -> bool");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tts_kernels, CPU, m) { TTS_REGISTER_OPS(m, Cpu); }
+STABLE_TORCH_LIBRARY_IMPL(tts_kernels, CPU, m) {
+  TTS_REGISTER_OPS(m, Cpu);
+  m.impl("linear", TORCH_BOX(&tts::linear<Cpu>));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(tts_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));

@@ -93,6 +93,20 @@ void tree_attention(Tensor q, Tensor k_pages, Tensor v_pages, std::optional<Tens
 }
 
 template <class Device>
+void linear(Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor out_) {
+  const LinearParams p{x.const_data_ptr(),
+                       weight.const_data_ptr(),
+                       bias ? bias->const_data_ptr() : nullptr,
+                       out_.mutable_data_ptr(),
+                       x.stride(0),
+                       x.size(0),
+                       weight.size(0),
+                       weight.size(1),
+                       dtype_of(x)};
+  Device::linear(p, x);
+}
+
+template <class Device>
 void merge_states(Tensor outs, Tensor lses, Tensor out_, Tensor lse) {
   const MergeStatesParams p{outs.const_data_ptr(), in<float>(lses), out_.mutable_data_ptr(),
                             out<float>(lse),       outs.size(0),    outs.size(1),

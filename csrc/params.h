@@ -54,6 +54,16 @@ struct TreeAttentionParams {
   Stored stored;
 };
 
+struct LinearParams {
+  const void* x;       // [rows, depth] dtype, depth contiguous
+  const void* weight;  // [width, depth] dtype, contiguous
+  const void* bias;    // [width] dtype or null
+  void* out;           // [rows, width] dtype, contiguous
+  int64_t x_stride;
+  int64_t rows, width, depth;
+  DType dtype;  // float32, or bfloat16
+};
+
 struct MergeStatesParams {
   const void* outs;   // [parts, rows, heads, head_dim] dtype
   const float* lses;  // [parts, rows, heads]

@@ -12,6 +12,8 @@ if _ext.why_not_triton("cpu") is None:
 
     interpreter.install()
 
+# Builds of the CPU kernels, in the order of csrc/cpu/dispatch.h.
+ISAS = ["base", "avx2", "avx512", "avx512_bf16", "amx"]
 # Tests run side by side on few cores; threads of one would wait for those of another.
 torch.set_num_threads(1)
 
@@ -71,7 +73,7 @@ def backend(request, device):
     yield request.param
 
 
-@pytest.fixture(params=["base", "avx2", "avx512"])
+@pytest.fixture(params=ISAS)
 def isa(request):
     """Every instruction set of this processor for which the CPU kernels were built, one at a time."""
     ops = torch.ops.tts_kernels
@@ -80,7 +82,7 @@ def isa(request):
     if why_not("merge_states", "native", "cpu") is not None:
         pytest.skip("native kernels are not built")
     before = ops.cpu_isa()
-    if not ops.set_cpu_isa(["base", "avx2", "avx512"].index(request.param)):
+    if not ops.set_cpu_isa(ISAS.index(request.param)):
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
     ops.set_cpu_isa(before)

@@ -17,6 +17,7 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 # What `backend=None` tries, best first.
 PREFERENCE: tuple[Backend, ...] = ("native", "triton", "reference")
 OPS = (
+    "linear",
     "tree_attention",
     "merge_states",
     "write_kv",
@@ -25,6 +26,9 @@ OPS = (
     "score_steps",
     "select_children",
 )
+
+# Where torch's own is hard to beat on a GPU.
+CPU_ONLY = ("linear",)
 
 
 @cache
@@ -49,6 +53,8 @@ def why_not(op: str, backend: Backend, device: torch.device | str) -> str | None
         return _ext.why_not_triton(kind)
     if kind not in ("cpu", "cuda"):
         return f"the native kernels run on cpu and cuda, not on {kind}"
+    if kind == "cuda" and op in CPU_ONLY:
+        return f"the native kernel of {op} runs on the cpu only"
     return _ext.why_not_native() if kind == "cpu" else _ext.why_not_cuda()
 
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from tts_kernels.accounting import Call, TrafficMeter
-from tts_kernels.backends import Backend
+from tts_kernels.backends import Backend, dispatch
 from tts_kernels.kv_pool import KVLayout, KVMemory, KVPool
+from tts_kernels.linears import fast_linears
 from tts_kernels.ops.tree_attention import tree_attention
+from tts_kernels.ops.tree_attention._options import Options
 from tts_kernels.ops.write_kv import write_kv
 from tts_kernels.plan import Plan, make_plan
 from tts_kernels.processors import AttentionShape
@@ -36,6 +38,7 @@ class TreeCache:
     """What one model call needs to find its KV: handed to ``model(..., tree_cache=...)`` and so to every layer.
 
     ``slots``: int32 [N], where each of the call's tokens is written. ``layers``: which layers have come by.
+    ``checked``: what the last layer's arguments looked like; those that look the same need no check.
     """
 
     pool: KVPool
@@ -43,6 +46,7 @@ class TreeCache:
     slots: Tensor
     backend: Backend | None = None
     layers: list[int] = field(default_factory=list)
+    checked: tuple[Any, ...] = ()
 
 
 def tree_attention_forward(
@@ -80,20 +84,28 @@ def tree_attention_forward(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     tree_cache.layers.append(layer)
     k_pages, v_pages = tree_cache.pool.layer(layer)
-    write_kv(
-        key[0].transpose(0, 1), value[0].transpose(0, 1), k_pages, v_pages, tree_cache.slots, backend=tree_cache.backend
-    )
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    softcap, window, backend = softcap or 0.0, sliding_window or 0, tree_cache.backend
+    looks = (q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.stride(-1), scale, softcap, window)
+    if s_aux is None and looks == tree_cache.checked:
+        write, attend = (dispatch(op, backend, q.device) for op in ("write_kv", "tree_attention"))
+        write(k, v, k_pages, v_pages, tree_cache.slots, None, None)
+        options = Options(scale, softcap, window, None, None, None)
+        return attend(q, k_pages, v_pages, tree_cache.plan, options)[0][None], None
+    write_kv(k, v, k_pages, v_pages, tree_cache.slots, backend=backend)
     out = tree_attention(
-        query[0].transpose(0, 1),
+        q,
         k_pages,
         v_pages,
         tree_cache.plan,
-        scale=scaling,
-        softcap=softcap or 0.0,
-        window=sliding_window or 0,
+        scale=scale,
+        softcap=softcap,
+        window=window,
         sinks=None if s_aux is None else s_aux.float(),
-        backend=tree_cache.backend,
+        backend=backend,
     )
+    tree_cache.checked = looks
     return out[None], None
 
 
@@ -207,7 +219,8 @@ class TreeModel:
         self.model.set_attn_implementation(ATTENTION_NAME)
         self.model.eval()
         try:
-            yield
+            with fast_linears(self.model):
+                yield
         finally:
             self.model.set_attn_implementation(before)
             self.model.train(training)

@@ -139,6 +139,6 @@ def costs_of(processor: Processor, shape: AttentionShape, on_cpu: bool) -> _host
     costs.ns_per_flop = processor.units / (1000 * processor.tflops)
     costs.unit_ns = 1000 * processor.unit_us
     costs.memory_bytes_per_ns = processor.memory_gb_s
-    costs.tolerance = processor.tolerance
+    costs.tolerance, costs.whole_tiles = processor.tolerance, processor.whole_tiles
     costs.tile, costs.step = max(processor.tile if on_cpu else gpu_tile(processor, shape), shape.group), processor.step
     return costs

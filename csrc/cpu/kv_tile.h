@@ -1,4 +1,4 @@
-// Tiles of keys and values taken out of their pages.
+// Tiles of keys and values where they are in their pages.
 #pragma once
 #include "cpu/vector_math.h"
 
@@ -11,35 +11,45 @@ constexpr int kMaxHeadDim = 256;
 template <class T>
 static constexpr T kZeroToken[kMaxHeadDim] = {};
 
-// The pages of one run and kv head.
+// The pages of one run and kv head. Scales, one per page, are null unless pages hold 8 bits.
 template <class T>
 struct PagedHead {
-  const T *keys, *values;  // the head's first page, were its id 0
+  const T *keys, *values;                  // the head's first page, were its id 0
+  const float *key_scales, *value_scales;  // the head's of page 0
   const int32_t* page_ids;
-  int64_t page_stride, page_size, head_dim;
+  int64_t page_stride, scale_stride, page_size, head_dim;
 };
 
-// Where the tokens of one tile are.
+// The tokens of one tile, which holds the keys from `start` of a run on.
 template <class T>
 struct TileTokens {
   const T *keys[kTileKeys], *values[kTileKeys];
-  int64_t count;
+  float key_scales[kTileKeys], value_scales[kTileKeys];
+  int64_t start = 0, count = 0;
+  bool scaled = false;
 
-  // Keys [begin, end) of a run, where tile place 0 is key `start`; places outside hold zero tokens.
-  void locate(const PagedHead<T>& kv, int64_t start, int64_t begin, int64_t end) {
+  // Keys [begin, end) of a run; places of the tile outside hold zero tokens.
+  void locate(const PagedHead<T>& kv, int64_t tile_start, int64_t begin, int64_t end) {
+    start = tile_start, count = end - start, scaled = kv.key_scales != nullptr;
     for (int64_t i = 0; i < kTileKeys; ++i) keys[i] = values[i] = kZeroToken<T>;
     int64_t page = begin / kv.page_size, place = begin % kv.page_size;
-    for (int64_t i = begin - start; i < end - start; ++i) {
-      const int64_t offset = kv.page_ids[page] * kv.page_stride + place * kv.head_dim;
+    for (int64_t i = begin - start; i < count; ++i) {
+      const int64_t id = kv.page_ids[page], offset = id * kv.page_stride + place * kv.head_dim;
       keys[i] = kv.keys + offset, values[i] = kv.values + offset;
+      if (scaled) {
+        key_scales[i] = kv.key_scales[id * kv.scale_stride];
+        value_scales[i] = kv.value_scales[id * kv.scale_stride];
+      }
       if (++place == kv.page_size) place = 0, ++page;
     }
-    count = end - start;
+    if (!scaled) return;
+    for (int64_t i = 0; i < kTileKeys; ++i)
+      if (i < begin - start || i >= count) key_scales[i] = value_scales[i] = 0.0f;
   }
 
-  // Asks for one vector of keys a tile ahead. Asking for the values too made memory-bound shapes slower.
-  void prefetch_keys(int64_t vec, int64_t head_dim) const {
-    for (int64_t i = vec * kLanes; i < (vec + 1) * kLanes && i < count; ++i)
+  // Asks for keys [first, first + number) a tile ahead. Asking for the values too made memory-bound shapes slower.
+  void prefetch_keys(int64_t first, int64_t number, int64_t head_dim) const {
+    for (int64_t i = first; i < first + number && i < count; ++i)
       for (int64_t d = 0; d < head_dim; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(keys[i] + d, 0, 2);
   }
 };
@@ -53,6 +63,13 @@ inline Vec load_halves(const void* low, const void* high) {
 }
 
 // columns[i]: element d + i of each of kLanes tokens.
+template <class T>
+inline void load_columns(const T* const* tokens, int64_t d, Vec (&columns)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) columns[i] = load(tokens[i] + d);
+  transpose<kLanes / 2>(columns);
+}
+
 inline void load_columns(const float* const* tokens, int64_t d, Vec (&columns)[kLanes]) {
   constexpr int kHalf = kLanes / 2;
 #pragma GCC unroll 8
@@ -77,12 +94,6 @@ inline void load_columns(const BFloat16* const* tokens, int64_t d, Vec (&columns
   }
 }
 
-inline void load_columns(const Float16* const* tokens, int64_t d, Vec (&columns)[kLanes]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) columns[i] = load(tokens[i] + d);
-  transpose<kLanes / 2>(columns);
-}
-
 // The one vector of a token that a head_dim which is no multiple of kLanes leaves over, zeros behind it.
 template <class T>
 inline Vec load_rest(const T* p, int64_t count) {
@@ -91,28 +102,9 @@ inline Vec load_rest(const T* p, int64_t count) {
   return load(values);
 }
 
-// tile[d][key] for one vector of keys.
 template <class T>
-inline void pack_keys(const T* const* tokens, int64_t head_dim, float* tile) {
-  Vec columns[kLanes];
-  int64_t d = 0;
-  for (; d + kLanes <= head_dim; d += kLanes) {
-    load_columns(tokens, d, columns);
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) store(tile + (d + i) * kTileKeys, columns[i]);
-  }
-  if (d == head_dim) return;
-  for (int i = 0; i < kLanes; ++i) columns[i] = load_rest(tokens[i] + d, head_dim - d);
-  transpose<kLanes / 2>(columns);
-  for (int i = 0; d + i < head_dim; ++i) store(tile + (d + i) * kTileKeys, columns[i]);
-}
-
-// tile[d], zeros behind head_dim.
-template <class T>
-inline void pack_value(const T* token, int64_t head_dim, float* tile) {
-  int64_t d = 0;
-  for (; d + kLanes <= head_dim; d += kLanes) store(tile + d, load(token + d));
-  if (d < head_dim) store(tile + d, load_rest(token + d, head_dim - d));
+inline Vec load_some(const T* p, int64_t count) {
+  return count >= kLanes ? load(p) : load_rest(p, count);
 }
 
 }  // namespace tts::TTS_ISA

@@ -1,5 +1,6 @@
 // Vectors of float over any instruction set, with loads and stores for the storage types of the kernels.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <experimental/simd>
@@ -28,6 +29,13 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
+struct Int8 {
+  int8_t value;
+};
+// Four bits of exponent, three of mantissa, no infinity: e4m3fn.
+struct Float8 {
+  uint8_t bits;
+};
 
 template <class To, class From>
 inline To bit_cast(const From& from) {
@@ -44,6 +52,14 @@ inline float to_float(Float16 x) {
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff) << 13;
   const float magnitude =
       (x.bits & 0x7c00) == 0x7c00 ? bit_cast<float>(rest | 0x7f800000u) : bit_cast<float>(rest) * 0x1p112f;
+  return bit_cast<float>(bit_cast<uint32_t>(magnitude) | sign);
+}
+
+inline float to_float(Int8 x) { return x.value; }
+inline float to_float(Float8 x) {
+  // As with Float16: the exponent's bias is 7 here and 127 there.
+  const uint32_t sign = uint32_t(x.bits & 0x80) << 24, rest = uint32_t(x.bits & 0x7f) << 20;
+  const float magnitude = (x.bits & 0x7f) == 0x7f ? bit_cast<float>(0x7fc00000u) : bit_cast<float>(rest) * 0x1p120f;
   return bit_cast<float>(bit_cast<uint32_t>(magnitude) | sign);
 }
 
@@ -75,6 +91,18 @@ inline Vec load(const Float16* p) {
 #else
   return Vec([p](auto i) { return to_float(p[i]); });
 #endif
+}
+
+inline Vec load(const Int8* p) {
+  const stdx::rebind_simd_t<int8_t, Vec> values(&p->value, stdx::element_aligned);
+  return stdx::static_simd_cast<Vec>(stdx::static_simd_cast<VecI>(values));
+}
+inline Vec load(const Float8* p) {
+  const stdx::rebind_simd_t<uint8_t, Vec> bits(&p->bits, stdx::element_aligned);
+  const VecU wide = stdx::static_simd_cast<VecU>(bits);
+  Vec magnitude = bit_cast<Vec>(VecU((wide & 0x7f) << 20)) * 0x1p120f;
+  stdx::where(bit_cast<Vec>(VecU((wide & 0x7f) << 20)) == bit_cast<float>(0x07f00000u), magnitude) = Vec(NAN);
+  return bit_cast<Vec>(VecU(bit_cast<VecU>(magnitude) | VecU((wide & 0x80) << 24)));
 }
 
 inline void store(float* p, Vec v) { v.copy_to(p, stdx::element_aligned); }

@@ -1,240 +1,14 @@
 #include <cmath>
+#include <type_traits>
 
+#include "cpu/attention_narrow.h"
+#include "cpu/attention_wide.h"
 #include "cpu/dispatch.h"
-#include "cpu/kv_tile.h"
-#include "cpu/multiply.h"
-#include "cpu/thread_scratch.h"
-#include "online_softmax.h"
 
 namespace tts::TTS_ISA {
 namespace {
 
 thread_local ThreadScratch scratch;
-
-// Queries that go through scores, soft-max and values together, so that their scores stay in the nearest cache.
-constexpr int64_t kChunk = 48;
-
-int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
-
-// Keys [start, end) of a run.
-template <class T>
-struct Tile {
-  const TileTokens<T>& tokens;
-  int64_t start, end;
-};
-
-// One unit and one kv head. A query is one row in one of the query heads that share the kv head; the queries of a row
-// are neighbours.
-template <class T>
-class UnitTask {
- public:
-  UnitTask(const TreeAttentionParams& p, const Unit& unit, int64_t kv_head);
-  void run();
-
- private:
-  void load_queries();
-  void attend(const Run& run);
-  void attend(const Run& run, int64_t begin, int64_t end);
-  void pack(const Tile<T>& tile, const TileTokens<T>& next);
-  void attend_packed(const Tile<T>& tile, int64_t query, int64_t queries);
-  void attend_in_place(const Tile<T>& tile, const TileTokens<T>& next, int64_t query, int64_t queries);
-  void weigh(const Tile<T>& tile, int64_t query, int64_t queries, int64_t vecs);
-  Vec finish_scores(float* scores, int64_t vecs, int64_t low, int64_t high) const;
-  void write(int64_t query) const;
-  Product scores_of(int64_t query) const {
-    return {q_ + query * p_.head_dim, p_.head_dim, p_.head_dim, nullptr, scores_, kTileKeys};
-  }
-  Product values_of(int64_t query, int64_t keys) const {
-    return {scores_, kTileKeys, keys, keep_, acc_ + query * acc_stride_, acc_stride_};
-  }
-
-  const TreeAttentionParams& p_;
-  const Unit& unit_;
-  const int64_t kv_head_, group_, queries_, acc_stride_;
-  float *q_, *acc_, *max_, *sum_;             // per query: [head_dim], [acc_stride], one, [kLanes]
-  int32_t *first_, *last_;                    // per query: it sees keys [first, last) of the current run
-  float *scores_, *base_, *keep_, *new_max_;  // per query of a chunk: [kTileKeys], one, one, one
-  float *keys_, *values_;                     // one tile
-};
-
-template <class T>
-UnitTask<T>::UnitTask(const TreeAttentionParams& p, const Unit& unit, int64_t kv_head)
-    : p_(p),
-      unit_(unit),
-      kv_head_(kv_head),
-      group_(p.q_heads / p.kv_heads),
-      queries_((unit.row_end - unit.row_begin) * group_),
-      acc_stride_((p.head_dim + kLanes - 1) / kLanes * kLanes) {
-  // Vectors over queries may read behind the last one.
-  const int64_t chunk = kChunk + kLanes, per_query = p.head_dim + acc_stride_ + 1 + kLanes + 2;
-  const int64_t per_chunk = kChunk * kTileKeys + 3 * chunk, per_tile = kTileKeys * (p.head_dim + acc_stride_);
-  scratch.reset(queries_ * per_query + kLanes + per_chunk + per_tile, 12);
-  q_ = scratch.take(queries_ * p.head_dim);
-  acc_ = scratch.take(queries_ * acc_stride_);
-  max_ = scratch.take(queries_ + kLanes);
-  sum_ = scratch.take(queries_ * kLanes);
-  first_ = reinterpret_cast<int32_t*>(scratch.take(queries_));
-  last_ = reinterpret_cast<int32_t*>(scratch.take(queries_));
-  scores_ = scratch.take(kChunk * kTileKeys);
-  base_ = scratch.take(chunk);
-  keep_ = scratch.take(chunk);
-  new_max_ = scratch.take(chunk);
-  keys_ = scratch.take(kTileKeys * p.head_dim);
-  values_ = scratch.take(kTileKeys * acc_stride_);
-}
-
-template <class T>
-void UnitTask<T>::run() {
-  load_queries();
-  for (int64_t i = unit_.run_begin; i < unit_.run_end; ++i) attend(p_.runs[i]);
-  for (int64_t query = 0; query < queries_; ++query) write(query);
-}
-
-template <class T>
-void UnitTask<T>::load_queries() {
-  const float scale = p_.softcap > 0.0f ? p_.scale / p_.softcap : p_.scale;
-  for (int64_t i = 0; i < queries_; ++i) {
-    const int64_t row = unit_.row_begin + i / group_, head = kv_head_ * group_ + i % group_;
-    const T* from = static_cast<const T*>(p_.q) + row * p_.q_stride_row + head * p_.q_stride_head;
-    float* to = q_ + i * p_.head_dim;
-    int64_t d = 0;
-    for (; d + kLanes <= p_.head_dim; d += kLanes) store(to + d, load(from + d) * scale);
-    for (; d < p_.head_dim; ++d) to[d] = to_float(from[d]) * scale;
-    max_[i] = -INFINITY;
-    store(sum_ + i * kLanes, Vec(0.0f));
-  }
-  std::memset(acc_, 0, queries_ * acc_stride_ * sizeof(float));
-}
-
-template <class T>
-void UnitTask<T>::attend(const Run& run) {
-  const int64_t query_begin = (run.row_begin - unit_.row_begin) * group_;
-  const int64_t query_end = (run.row_end - unit_.row_begin) * group_;
-  int64_t begin = run.length, end = 0;
-  for (int64_t i = query_begin; i < query_end; ++i) {
-    const int64_t seen = int64_t(p_.row_pos[unit_.row_begin + i / group_]) + 1 - run.base;
-    const int64_t high = clamp(seen, 0, run.length), low = p_.window > 0 ? clamp(seen - p_.window, 0, high) : 0;
-    first_[i] = int32_t(low), last_[i] = int32_t(high);
-    if (low < high) begin = low < begin ? low : begin, end = high > end ? high : end;
-  }
-  if (begin < end) attend(run, begin, end);
-}
-
-// The part of the run that any of its rows sees. Tiles are aligned to the run, not to that part: which keys share a
-// tile, and with it the rounding of a row's result, does not depend on the other rows.
-template <class T>
-void UnitTask<T>::attend(const Run& run, int64_t begin, int64_t end) {
-  const int64_t first_token = kv_head_ * p_.page_size * p_.head_dim;
-  const PagedHead<T> kv{static_cast<const T*>(p_.k_pages) + first_token,
-                        static_cast<const T*>(p_.v_pages) + first_token,
-                        p_.page_ids + run.page_begin,
-                        p_.kv_heads * p_.page_size * p_.head_dim,
-                        p_.page_size,
-                        p_.head_dim};
-  const int64_t query_begin = (run.row_begin - unit_.row_begin) * group_;
-  const int64_t queries = (run.row_end - run.row_begin) * group_, chunks = (queries + kChunk - 1) / kChunk;
-  // Packing pays when several blocks of queries read what was packed.
-  const bool in_place = queries <= kBlockRows && p_.head_dim % kLanes == 0;
-  TileTokens<T> tokens[2];
-  int64_t start = begin / kTileKeys * kTileKeys;
-  tokens[0].locate(kv, start, begin, clamp(start + kTileKeys, begin, end));
-  for (int turn = 0; start < end; turn ^= 1, start += kTileKeys) {
-    const int64_t next = start + kTileKeys, tile_end = clamp(next, begin, end);
-    tokens[turn ^ 1].locate(kv, next, tile_end, clamp(next + kTileKeys, tile_end, end));
-    const Tile<T> tile{tokens[turn], start, tile_end};
-    if (in_place) {
-      attend_in_place(tile, tokens[turn ^ 1], query_begin, queries);
-      continue;
-    }
-    pack(tile, tokens[turn ^ 1]);
-    for (int64_t i = 0; i < chunks; ++i) {
-      const int64_t query = i * queries / chunks;
-      attend_packed(tile, query_begin + query, (i + 1) * queries / chunks - query);
-    }
-  }
-}
-
-template <class T>
-void UnitTask<T>::pack(const Tile<T>& tile, const TileTokens<T>& next) {
-  for (int64_t v = 0; v * kLanes < tile.end - tile.start; ++v) {
-    next.prefetch_keys(v, p_.head_dim);
-    pack_keys(tile.tokens.keys + v * kLanes, p_.head_dim, keys_ + v * kLanes);
-  }
-  for (int64_t i = 0; i < tile.end - tile.start; ++i)
-    pack_value(tile.tokens.values[i], p_.head_dim, values_ + i * acc_stride_);
-}
-
-template <class T>
-void UnitTask<T>::attend_packed(const Tile<T>& tile, int64_t query, int64_t queries) {
-  int64_t begin = tile.end, end = tile.start;
-  for (int64_t i = query; i < query + queries; ++i) {
-    begin = first_[i] < begin ? first_[i] : begin;
-    end = last_[i] > end ? last_[i] : end;
-  }
-  if (begin >= tile.end || end <= tile.start) return;
-  const int64_t keys = clamp(end, tile.start, tile.end) - tile.start, vecs = (keys + kLanes - 1) / kLanes;
-  multiply<PackedRows>(scores_of(query), {keys_, kTileKeys}, queries, vecs);
-  weigh(tile, query, queries, vecs);
-  multiply<PackedRows>(values_of(query, keys), {values_, acc_stride_}, queries, acc_stride_ / kLanes);
-}
-
-template <class T>
-void UnitTask<T>::attend_in_place(const Tile<T>& tile, const TileTokens<T>& next, int64_t query, int64_t queries) {
-  const int64_t keys = tile.end - tile.start, vecs = (keys + kLanes - 1) / kLanes;
-  Product scores = scores_of(query);
-  for (int64_t v = 0; v < vecs; ++v, scores.c += kLanes) {
-    next.prefetch_keys(v, p_.head_dim);
-    multiply_tokens(scores, tile.tokens.keys + v * kLanes, queries, std::make_integer_sequence<int, kBlockRows>{});
-  }
-  weigh(tile, query, queries, vecs);
-  multiply<const T* const*>(values_of(query, keys), tile.tokens.values, queries, acc_stride_ / kLanes);
-}
-
-// Soft cap and mask: keys outside [low, high) get -inf. Returns the largest per lane.
-template <class T>
-Vec UnitTask<T>::finish_scores(float* scores, int64_t vecs, int64_t low, int64_t high) const {
-  const Vec lane([](int i) { return float(i); });
-  Vec top = -INFINITY;
-  for (int64_t v = 0; v < vecs; ++v) {
-    Vec x = load(scores + v * kLanes);
-    if (p_.softcap > 0.0f) x = p_.softcap * tanh(x);
-    const Vec key = lane + float(v * kLanes);
-    stdx::where(key < float(low) || key >= float(high), x) = Vec(-INFINITY);
-    store(scores + v * kLanes, x);
-    top = stdx::max(top, x);
-  }
-  return top;
-}
-
-// Scores become weights relative to the new maximum; keep_ is what the old sums are worth.
-template <class T>
-void UnitTask<T>::weigh(const Tile<T>& tile, int64_t query, int64_t queries, int64_t vecs) {
-  for (int64_t i = 0; i < queries; ++i) {
-    float* scores = scores_ + i * kTileKeys;
-    const int64_t low = first_[query + i] - tile.start, high = last_[query + i] - tile.start;
-    Vec top = -INFINITY;
-    if (p_.softcap > 0.0f || low > 0 || high < vecs * kLanes) {
-      top = finish_scores(scores, vecs, low, high);
-    } else {
-      for (int64_t v = 0; v < vecs; ++v) top = stdx::max(top, load(scores + v * kLanes));
-    }
-    const float highest = stdx::hmax(top), before = max_[query + i];
-    new_max_[i] = before > highest ? before : highest;
-    base_[i] = safe_max(new_max_[i]);
-  }
-  for (int64_t i = 0; i < queries; i += kLanes) store(keep_ + i, exp(load(max_ + query + i) - load(base_ + i)));
-  for (int64_t i = 0; i < queries; ++i) {
-    float *scores = scores_ + i * kTileKeys, *sum = sum_ + (query + i) * kLanes;
-    Vec total = keep_[i] * load(sum);
-    for (int64_t v = 0; v < vecs; ++v) {
-      const Vec weight = exp(load(scores + v * kLanes) - base_[i]);
-      store(scores + v * kLanes, weight);
-      total += weight;
-    }
-    store(sum, total);
-    max_[query + i] = new_max_[i];
-  }
-}
 
 template <class Out>
 void write_scaled(const float* from, float factor, int64_t head_dim, Out* to) {
@@ -243,18 +17,74 @@ void write_scaled(const float* from, float factor, int64_t head_dim, Out* to) {
   for (; d < head_dim; ++d) store_float(to + d, from[d] * factor);
 }
 
-template <class T>
-void UnitTask<T>::write(int64_t query) const {
-  const int64_t row = unit_.row_begin + query / group_, head = kv_head_ * group_ + query % group_;
-  const float sum = stdx::reduce(load(sum_ + query * kLanes)), inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-  const float lse = state_lse(max_[query], sum);
-  const float* acc = acc_ + query * acc_stride_;
-  const bool joined = p_.join_ptr[row] < p_.join_ptr[row + 1];
-  const int64_t slot = unit_.part_begin + row - unit_.row_begin, at = (joined ? slot : row) * p_.q_heads + head;
-  (joined ? p_.part_lse : p_.lse)[at] = lse;
-  if (joined) write_scaled(acc, inverse, p_.head_dim, static_cast<float*>(p_.part_out) + at * p_.head_dim);
-  else write_scaled(acc, inverse, p_.head_dim, static_cast<T*>(p_.out) + at * p_.head_dim);
-}
+// One unit and one kv head. Runs of few queries and runs of many are summed apart and joined at the end.
+template <class KV, class Element>
+class UnitTask {
+ public:
+  UnitTask(const TreeAttentionParams& p, const Unit& unit, int64_t kv_head)
+      : work_(p, unit, kv_head), narrow_(work_), wide_(work_) {
+    const int64_t seen = work_.queries + kLanes, block = kLanes * wide_.head_rows();
+    scratch.reset(Narrow<KV>::floats(work_) + wide_.floats() + 2 * seen + block,
+                  Narrow<KV>::kPieces + Wide<KV, Element>::kPieces + 3);
+    narrow_.take(scratch);
+    wide_.take(scratch);
+    work_.first = reinterpret_cast<int32_t*>(scratch.take(seen));
+    work_.last = reinterpret_cast<int32_t*>(scratch.take(seen));
+    block_ = scratch.take(block);
+  }
+
+  void run() {
+    for (int64_t i = work_.unit.run_begin; i < work_.unit.run_end; ++i) {
+      const Run& run = work_.p.runs[i];
+      int64_t begin, end;
+      work_.look(run, begin, end);
+      if (begin >= end) continue;
+      if (Narrow<KV>::fits(work_, work_.query_end(run) - work_.query_begin(run))) narrow_.attend(run, begin, end);
+      else wide_.attend(run, begin, end);
+    }
+    for (int64_t query = 0; query < work_.queries; query += kLanes) {
+      if (wide_.used()) wide_.copy_acc(query, block_);
+      else std::memset(block_, 0, kLanes * wide_.head_rows() * sizeof(float));
+      for (int64_t i = query; i < query + kLanes && i < work_.queries; ++i)
+        write(i, block_ + (i - query) * wide_.head_rows());
+    }
+  }
+
+ private:
+  // acc: what the wide runs gave.
+  void write(int64_t query, float* acc) const {
+    const TreeAttentionParams& p = work_.p;
+    const float narrow_max = narrow_.used() ? narrow_.max(query) : -INFINITY;
+    const float wide_max = wide_.used() ? wide_.max(query) : -INFINITY;
+    const float max = std::fmax(narrow_max, wide_max), base = safe_max(max);
+    float sum = wide_max > -INFINITY ? std::exp(wide_max - base) * wide_.sum(query) : 0.0f;
+    if (wide_max > -INFINITY && wide_max < base) scale(acc, std::exp(wide_max - base));
+    if (narrow_max > -INFINITY) {
+      const float share = std::exp(narrow_max - base);
+      sum += share * narrow_.sum(query);
+      for (int64_t d = 0; d < p.head_dim; d += kLanes)
+        store(acc + d, load(acc + d) + share * load(narrow_.acc(query) + d));
+    }
+    const int64_t row = work_.row(query);
+    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    const bool joined = p.join_ptr[row] < p.join_ptr[row + 1];
+    const int64_t slot = work_.unit.part_begin + row - work_.unit.row_begin;
+    const int64_t at = (joined ? slot : row) * p.q_heads + work_.head(query);
+    (joined ? p.part_lse : p.lse)[at] = state_lse(max, sum);
+    if (joined) return write_scaled(acc, inverse, p.head_dim, static_cast<float*>(p.part_out) + at * p.head_dim);
+    with_dtype(p.dtype, [&](auto type) {
+      write_scaled(acc, inverse, p.head_dim, static_cast<decltype(type)*>(p.out) + at * p.head_dim);
+    });
+  }
+  void scale(float* acc, float factor) const {
+    for (int64_t d = 0; d < wide_.head_rows(); d += kLanes) store(acc + d, load(acc + d) * factor);
+  }
+
+  Work work_;
+  Narrow<KV> narrow_;
+  Wide<KV, Element> wide_;
+  float* block_;
+};
 
 // One head of one row: the sum of its partial results in the order of the plan, each with its share of the soft-max.
 template <class T>
@@ -278,19 +108,38 @@ void join_parts(const TreeAttentionParams& p, int64_t row, int64_t head, float* 
   write_scaled(total, sum == 0.0f ? 0.0f : 1.0f / sum, p.head_dim, static_cast<T*>(p.out) + at * p.head_dim);
 }
 
+// Calls body with values of the types that pages hold and that products are made of.
+template <class Body>
+void with_types(const TreeAttentionParams& p, const Body& body) {
+  const auto eight_bits = [&](auto kv) {
+    if constexpr (kHasPairs)
+      if (p.dtype == DType::kBFloat16) return body(kv, Pair{});
+    body(kv, float{});
+  };
+  if (p.stored == Stored::kInt8) return eight_bits(Int8{});
+  if (p.stored == Stored::kFloat8) return eight_bits(Float8{});
+  if constexpr (kHasPairs)
+    if (p.dtype == DType::kBFloat16) return body(BFloat16{}, Pair{});
+  with_dtype(p.dtype, [&](auto kv) { body(kv, float{}); });
+}
+
 }  // namespace
 
 void tree_attention(const TreeAttentionParams& p, const Parallel& pool) {
+  with_types(p, [&](auto kv, auto element) {
+    using Task = UnitTask<decltype(kv), decltype(element)>;
+    for_each_task(pool, p.num_units * p.kv_heads, [&](int64_t task) {
+      const MatrixUnit unit;
+      Task(p, p.units[task / p.kv_heads], task % p.kv_heads).run();
+    });
+  });
   with_dtype(p.dtype, [&](auto type) {
-    using T = decltype(type);
-    for_each_task(pool, p.num_units * p.kv_heads,
-                  [&](int64_t task) { UnitTask<T>(p, p.units[task / p.kv_heads], task % p.kv_heads).run(); });
     for_each_task(pool, p.join_ptr[p.rows] > 0 ? p.rows : 0, [&](int64_t row) {
       const int64_t parts = p.join_ptr[row + 1] - p.join_ptr[row];
       if (parts == 0) return;
       scratch.reset(parts + p.head_dim + kLanes, 2);
       float *weights = scratch.take(parts), *total = scratch.take(p.head_dim + kLanes);
-      for (int64_t head = 0; head < p.q_heads; ++head) join_parts<T>(p, row, head, weights, total);
+      for (int64_t head = 0; head < p.q_heads; ++head) join_parts<decltype(type)>(p, row, head, weights, total);
     });
   });
 }

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from tts_kernels import _ext
-from tts_kernels.backends import why_not
 from tts_kernels.ops.write_kv import write_kv
 from tts_kernels.testing import peaky
 
@@ -89,13 +88,6 @@ SHAPES_8_BIT = [(1, 1, 1, 1, 1), (11, 2, 17, 16, 3), (0, 2, 8, 16, 2), (17, 3, 6
 DTYPES_8_BIT = [torch.int8, torch.float8_e4m3fn]
 
 
-@pytest.fixture
-def backend_8_bit(backend, device):
-    if backend == "native" and not _ext.runs_cuda_kernels(device):
-        pytest.skip("the native CPU kernels write no 8-bit pages")
-    return backend
-
-
 def pages_8_bit(shape, dtype, device):
     """Pages and scales full of poison: NaN, and for int8 the one value that is never written."""
     _, heads, dim, page_size, pages = shape
@@ -127,11 +119,11 @@ def same_bits(a, b):
 
 @pytest.mark.parametrize("shape", SHAPES_8_BIT, ids=str)
 @pytest.mark.parametrize("stored", DTYPES_8_BIT, ids=str)
-def test_8_bit_pages_equal_the_reference_bit_for_bit(backend_8_bit, device, shape, stored):
+def test_8_bit_pages_equal_the_reference_bit_for_bit(backend, device, shape, stored):
     got, want = pages_8_bit(shape, stored, device), pages_8_bit(shape, stored, device)
     for dtype in DTYPES:
         for k, v, slots in calls_8_bit(shape, dtype, device):
-            write_kv(k, v, *got[:2], slots, k_scales=got[2], v_scales=got[3], backend=backend_8_bit)
+            write_kv(k, v, *got[:2], slots, k_scales=got[2], v_scales=got[3], backend=backend)
             write_kv(k, v, *want[:2], slots, k_scales=want[2], v_scales=want[3], backend="reference")
             assert all(same_bits(a, b) for a, b in zip(got[:2], want[:2], strict=True))
             assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(got[2:], want[2:], strict=True))
@@ -162,17 +154,17 @@ def test_8_bit_pages_hold_what_was_written(device, stored):
 
 
 @pytest.mark.parametrize("stored", DTYPES_8_BIT, ids=str)
-def test_offset_0_starts_an_8_bit_page_afresh(backend_8_bit, device, stored):
+def test_offset_0_starts_an_8_bit_page_afresh(backend, device, stored):
     k_pages, v_pages, k_scales, v_scales = pages_8_bit((1, 1, 4, 2, 1), stored, device)
     for value in (100.0, 1.0):
         k = torch.full((1, 1, 4), value, device=device)
         slots = torch.zeros(1, dtype=torch.int32, device=device)
-        write_kv(k, k, k_pages, v_pages, slots, k_scales=k_scales, v_scales=v_scales, backend=backend_8_bit)
+        write_kv(k, k, k_pages, v_pages, slots, k_scales=k_scales, v_scales=v_scales, backend=backend)
         assert torch.equal(k_scales, v_scales)
         assert (k_pages[0, 0, 0].float() * k_scales[0, 0] - value).abs().max() < 1e-6 * value
 
 
-def test_strided_rows_of_8_bit_pages(backend_8_bit, device):
+def test_strided_rows_of_8_bit_pages(backend, device):
     shape = (19, 2, 8, 4, 6)
     fused = peaky(19, 6, 8, generator=torch.Generator().manual_seed(1)).to(device)
     turned = peaky(2, 19, 8, generator=torch.Generator().manual_seed(2)).to(device).transpose(0, 1)
@@ -181,7 +173,7 @@ def test_strided_rows_of_8_bit_pages(backend_8_bit, device):
     for pages in (got, want):
         pages[2].fill_(0.01)
         pages[3].fill_(1.0)
-    write_kv(fused[:, 2:4], turned, *got[:2], slots, k_scales=got[2], v_scales=got[3], backend=backend_8_bit)
+    write_kv(fused[:, 2:4], turned, *got[:2], slots, k_scales=got[2], v_scales=got[3], backend=backend)
     contiguous = fused[:, 2:4].contiguous(), turned.contiguous()
     write_kv(*contiguous, *want[:2], slots, k_scales=want[2], v_scales=want[3], backend="reference")
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
@@ -204,16 +196,9 @@ def test_bad_8_bit_input():
             write_kv(k, v, k_pages, v_pages, torch.tensor(wrong, dtype=torch.int32), **scales)
 
 
-def test_native_refuses_8_bit_pages():
-    reason = why_not("write_kv", "native", "cpu")
-    if reason is not None:
-        pytest.skip(reason)
-    if _ext.runs_cuda_kernels(torch.device("cpu")):
-        pytest.skip("the CUDA kernels run on CPU tensors and write 8-bit pages")
-    k, v, *_, slots = make_case((1, 2, 4, 16, 3), torch.float32, "cpu")
-    k_pages, v_pages, k_scales, v_scales = pages_8_bit((1, 2, 4, 16, 3), torch.int8, "cpu")
-    with pytest.raises(TypeError, match="write_kv: the native CPU kernels write no int8 pages"):
-        write_kv(k, v, k_pages, v_pages, slots, k_scales=k_scales, v_scales=v_scales, backend="native")
+@pytest.mark.parametrize("stored", DTYPES_8_BIT, ids=str)
+def test_every_instruction_set_8_bit(isa, stored):
+    test_8_bit_pages_equal_the_reference_bit_for_bit("native", "cpu", (35, 1, 129, 5, 7), stored)
 
 
 def test_bad_input():

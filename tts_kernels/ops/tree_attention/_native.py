@@ -26,8 +26,6 @@ def tree_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: Plan, opti
 def _on_cpu(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: Plan, options: Options, out: Tensor, lse: Tensor
 ) -> None:
-    if options.k_scales is not None:
-        raise TypeError(f"{OP}: the native kernel of this version has no {k_pages.dtype} pages on the CPU")
     part_out = lse.new_empty((plan.num_slots, *q.shape[1:]))
     part_lse = lse.new_empty((plan.num_slots, q.shape[1]))
     _call(q, k_pages, v_pages, plan, options, (part_out, part_lse, None), out, lse)
