@@ -74,7 +74,8 @@ inline void multiply_tiles(const Operands& p, const char* a, const char* b, char
 }
 
 // For multiples of 16 of rows, columns and depth.
-inline void multiply(const Operands& p, int64_t rows, int64_t cols, bool add) {
+template <class Between>
+inline void multiply(const Operands& p, int64_t rows, int64_t cols, bool add, const Between& between) {
   fence();
   for (int64_t j = 0; j < cols; j += 32) {
     const bool two_cols = cols - j > 16;
@@ -86,6 +87,7 @@ inline void multiply(const Operands& p, int64_t rows, int64_t cols, bool add) {
       if (rows - i > 16)
         (two_cols ? multiply_tiles<true, true> : multiply_tiles<true, false>)(p, a, b, c, add, prefetch);
       else (two_cols ? multiply_tiles<false, true> : multiply_tiles<false, false>)(p, a, b, c, add, prefetch);
+      between();
     }
   }
   fence();

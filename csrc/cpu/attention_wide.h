@@ -111,7 +111,11 @@ struct TileOf<KV, Pair> {
 #endif
 
 // Queries that go through scores, soft-max and values together, so that their scores stay in the nearest cache.
-constexpr int64_t kChunk = 64;
+constexpr int64_t kChunk = kBlockVecs * kLanes;
+// Products that are summed before they are added to earlier ones: all of a head of this size, or of a tile.
+constexpr int kWideSum = 64;
+// Of the next tile, asked for with each block of a product: there are a few dozen.
+constexpr int kFeedLines = 8;
 
 template <class KV, class Element>
 class Wide {
@@ -144,8 +148,8 @@ class Wide {
   template <class Query>
   void load_queries();
   bool sees(const TileTokens<KV>& tile, int64_t query, int64_t vecs, int64_t& keys) const;
-  void attend_chunk(const TileTokens<KV>& tile, int64_t query, int64_t vecs, int64_t keys);
-  void weigh(const TileTokens<KV>& tile, int64_t query, float* scores, int64_t keys);
+  void attend_chunk(const TileTokens<KV>& tile, Feed<KV>& feed, int64_t query, int64_t vecs, int64_t keys);
+  void weigh(const TileTokens<KV>& tile, Feed<KV>& feed, int64_t query, float* scores, int64_t keys);
   Vec finish_scores(const TileTokens<KV>& tile, Vec low, Vec high, float* scores, int64_t keys) const;
   void rescale(int64_t query, Vec keep);
 
@@ -197,13 +201,13 @@ void Wide<KV, Element>::attend(const Run& run, int64_t begin, int64_t end) {
   for (int64_t i = last; i < last + kLanes; ++i) w_.first[i] = w_.last[i] = 0;
   w_.template for_each_tile<KV>(run, begin, end, [&](const auto& tile, const auto& next) {
     const int64_t packed = round_up(tile.count, Layout::kKeys);
-    next.prefetch_keys(0, kTileKeys, w_.p.head_dim);
     Layout::pack_keys(tile, packed, w_.p.head_dim, keys_, depth_);
     Layout::pack_values(tile, packed, w_.p.head_dim, values_);
+    Feed<KV> feed(next, w_.p.head_dim);
     for (int64_t query = first; query < last; query += kChunk) {
       const int64_t vecs = ((last - query < kChunk ? last - query : kChunk) + kLanes - 1) / kLanes;
       int64_t keys;
-      if (sees(tile, query, vecs, keys)) attend_chunk(tile, query, vecs, keys);
+      if (sees(tile, query, vecs, keys)) attend_chunk(tile, feed, query, vecs, keys);
     }
   });
 }
@@ -223,14 +227,18 @@ bool Wide<KV, Element>::sees(const TileTokens<KV>& tile, int64_t query, int64_t 
 }
 
 template <class KV, class Element>
-void Wide<KV, Element>::attend_chunk(const TileTokens<KV>& tile, int64_t query, int64_t vecs, int64_t keys) {
+void Wide<KV, Element>::attend_chunk(const TileTokens<KV>& tile, Feed<KV>& feed, int64_t query, int64_t vecs,
+                                     int64_t keys) {
+  const auto ask = [&] { feed.ask(kFeedLines); };
   const int64_t padded = round_up(keys, Layout::kKeys);
-  multiply<false>(Panel<Element>{keys_, depth_, q_ + query, stride_, depth_, scores_, kChunk}, padded, vecs, false);
-  for (int64_t v = 0; v < vecs; ++v) weigh(tile, query + v * kLanes, scores_ + v * kLanes, keys);
+  multiply<false, kWideSum>(Panel<Element>{keys_, depth_, q_ + query, stride_, depth_, scores_, kChunk}, padded, vecs,
+                            false, ask);
+  for (int64_t v = 0; v < vecs; ++v) weigh(tile, feed, query + v * kLanes, scores_ + v * kLanes, keys);
   const Panel<Element> values{values_, Layout::values_stride(w_.p.head_dim), reinterpret_cast<Element*>(scores_),
                               kChunk,  padded / Layout::kPerElement,         acc_ + query,
                               stride_};
-  multiply<Layout::kValuesAcross>(values, Layout::kPerElement == 2 ? head_rows_ : w_.p.head_dim, vecs, true);
+  multiply<Layout::kValuesAcross, kWideSum>(values, Layout::kPerElement == 2 ? head_rows_ : w_.p.head_dim, vecs, true,
+                                            ask);
 }
 
 // Factors, soft cap and mask: lane i sees keys [low[i], high[i]) of the tile. Returns the largest per lane.
@@ -250,7 +258,7 @@ Vec Wide<KV, Element>::finish_scores(const TileTokens<KV>& tile, Vec low, Vec hi
 
 // Scores of one vector of queries become weights relative to the new maximum, in place.
 template <class KV, class Element>
-void Wide<KV, Element>::weigh(const TileTokens<KV>& tile, int64_t query, float* scores, int64_t keys) {
+void Wide<KV, Element>::weigh(const TileTokens<KV>& tile, Feed<KV>& feed, int64_t query, float* scores, int64_t keys) {
   const auto from_start = [&](const int32_t* places) {
     return stdx::static_simd_cast<Vec>(VecI(VecI(places + query, stdx::element_aligned) - int32_t(tile.start)));
   };
@@ -283,6 +291,7 @@ void Wide<KV, Element>::weigh(const TileTokens<KV>& tile, int64_t query, float* 
   for (int64_t key = 0; key < round_up(keys, Layout::kKeys); key += 2) {
     const Vec even = key < keys ? weight(key) : Vec(0.0f), odd = key + 1 < keys ? weight(key + 1) : Vec(0.0f);
     Layout::store_weights(weights + key / Layout::kPerElement * kChunk, kChunk, even, odd);
+    feed.ask(1);
   }
   store(sum_ + query, total);
   store(max_ + query, most);

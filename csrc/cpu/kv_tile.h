@@ -49,8 +49,27 @@ struct TileTokens {
 
   // Asks for keys [first, first + number) a tile ahead. Asking for the values too made memory-bound shapes slower.
   void prefetch_keys(int64_t first, int64_t number, int64_t head_dim) const {
-    for (int64_t i = first; i < first + number && i < count; ++i)
-      for (int64_t d = 0; d < head_dim; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(keys[i] + d, 0, 2);
+    for (int64_t i = first; i < first + number && i < count; ++i) prefetch(keys[i], head_dim);
+  }
+  static void prefetch(const T* token, int64_t head_dim) {
+    for (int64_t d = 0; d < head_dim; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(token + d, 0, 2);
+  }
+};
+
+// Asks memory for the tokens of a tile, a few cache lines at a time: it takes only so many questions at once.
+template <class T>
+struct Feed {
+  const TileTokens<T>& tile;
+  int64_t bytes;
+  int64_t token = 0, offset = 0;
+  Feed(const TileTokens<T>& next, int64_t head_dim) : tile(next), bytes(head_dim * int64_t(sizeof(T))) {}
+  void ask(int lines) {
+    for (; lines > 0 && token < 2 * tile.count; --lines, offset += 64) {
+      if (offset >= bytes) offset = 0, ++token;
+      if (token == 2 * tile.count) return;
+      const T* at = token < tile.count ? tile.keys[token] : tile.values[token - tile.count];
+      __builtin_prefetch(reinterpret_cast<const char*>(at) + offset, 0, 2);
+    }
   }
 };
 

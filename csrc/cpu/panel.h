@@ -1,6 +1,8 @@
 // Products of rows with a panel of columns, whose inner loops stay in registers. The vectors run along the columns, so
 // rows are read as they lie in memory: tokens in a tile of keys or rows of a weight matrix.
 #pragma once
+#include <type_traits>
+
 #include "cpu/vector_math.h"
 #if defined(__AMX_BF16__)
 #include "cpu/amx.h"
@@ -43,16 +45,14 @@ inline void multiply_add(Vec& sum, Pair left, __m512bh right) {
 }
 #endif
 
-// Accumulators of one block: 24 of 32 registers, or 12 of 16.
+// The most rows of a block of `vecs` vectors of columns: its sums take 24 of 32 registers, or 12 of 16.
+constexpr int kBlockVecs = 3;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kBlockRows = 12;
 #else
 constexpr int kBlockRows = 6;
 #endif
-constexpr int kBlockVecs = 2;
-
-// So many products are summed before they are added to the sums of the earlier ones: short sums round less.
-constexpr int64_t kShortSum = 32;
+constexpr int block_rows(int64_t vecs) { return vecs < kBlockVecs ? kBlockRows : kBlockRows * 2 / 3; }
 
 template <int kRows, class Element>
 inline void prefetch_rows(const Element* a, int64_t lda, int64_t count) {
@@ -63,7 +63,7 @@ inline void prefetch_rows(const Element* a, int64_t lda, int64_t count) {
 
 // Every element of c adds its products in the order of k, whatever the block it falls into: columns do not depend on
 // how many others there are.
-template <int kRows, int kVecs, bool kAcross, class Element>
+template <int kRows, int kVecs, bool kAcross, int kShortSum, class Element>
 static void multiply_block(const Panel<Element>& p, int64_t row, int64_t col, bool add) {
   const Element *a = p.a + (kAcross ? row : row * p.lda), *b = p.b + col;
   float* c = p.c + row * p.ldc + col;
@@ -94,39 +94,51 @@ static void multiply_block(const Panel<Element>& p, int64_t row, int64_t col, bo
   }
 }
 
-template <bool kAcross, class Element>
+template <bool kAcross, int kShortSum, class Element>
 struct PanelBlocks {
   void (*at[kBlockRows][kBlockVecs])(const Panel<Element>&, int64_t row, int64_t col, bool add) = {};
 
   template <int... kIndex>
   constexpr explicit PanelBlocks(std::integer_sequence<int, kIndex...>) {
-    ((at[kIndex / kBlockVecs][kIndex % kBlockVecs] =
-          multiply_block<kIndex / kBlockVecs + 1, kIndex % kBlockVecs + 1, kAcross, Element>),
-     ...);
+    (set<kIndex / kBlockVecs + 1, kIndex % kBlockVecs + 1>(), ...);
+  }
+  template <int kRows, int kVecs>
+  constexpr void set() {
+    if constexpr (kRows <= block_rows(kVecs))
+      at[kRows - 1][kVecs - 1] = multiply_block<kRows, kVecs, kAcross, kShortSum, Element>;
   }
 };
 
-// The product for `rows` rows and `vecs` vectors of columns, in blocks as even as they can be.
-template <bool kAcross, class Element>
-static void multiply(const Panel<Element>& p, int64_t rows, int64_t vecs, bool add) {
-  static constexpr PanelBlocks<kAcross, Element> blocks(std::make_integer_sequence<int, kBlockRows * kBlockVecs>{});
-  const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows;
-  for (int64_t col = 0; col < vecs; col += kBlockVecs) {
-    const int64_t cols = vecs - col < kBlockVecs ? vecs - col : kBlockVecs;
+struct Nothing {
+  void operator()() const {}
+};
+
+// The product for `rows` rows and `vecs` vectors of columns, in blocks as even as they can be. between() is called once
+// for each block. So many products as kShortSum are summed before they are added to those before: short sums round
+// less.
+template <bool kAcross, int kShortSum, class Element, class Between = Nothing>
+static void multiply(const Panel<Element>& p, int64_t rows, int64_t vecs, bool add, const Between& between = {}) {
+#if defined(__AMX_BF16__)
+  if constexpr (std::is_same_v<Element, Pair>) {
+    // In tiles of 16 x 16 x 16 pairs: rows and depth must be multiples of 16, and a Tiles object alive.
+    const amx::Operands operands{p.a, p.lda * 4, p.b, p.ldb * 4, p.depth, p.c, p.ldc * 4, p.ahead * 4};
+    return amx::multiply(operands, rows, vecs * kLanes, add, between);
+  }
+#endif
+  static constexpr PanelBlocks<kAcross, kShortSum, Element> blocks(
+      std::make_integer_sequence<int, kBlockRows * kBlockVecs>{});
+  for (int64_t col = 0, cols; col < vecs; col += cols) {
+    cols = vecs - col < kBlockVecs ? vecs - col : vecs - col == kBlockVecs + 1 ? 2 : kBlockVecs;
+    const int64_t row_blocks = (rows + block_rows(cols) - 1) / block_rows(cols);
     for (int64_t i = 0; i < row_blocks; ++i) {
       const int64_t row = i * rows / row_blocks, height = (i + 1) * rows / row_blocks - row;
       blocks.at[height - 1][cols - 1](p, row, col * kLanes, add);
+      between();
     }
   }
 }
 
 #if defined(__AMX_BF16__)
-// In tiles of 16 x 16 x 16 pairs: rows and depth must be multiples of 16, and a Tiles object alive.
-template <>
-inline void multiply<false, Pair>(const Panel<Pair>& p, int64_t rows, int64_t vecs, bool add) {
-  const amx::Operands operands{p.a, p.lda * 4, p.b, p.ldb * 4, p.depth, p.c, p.ldc * 4, p.ahead * 4};
-  amx::multiply(operands, rows, vecs * kLanes, add);
-}
 using MatrixUnit = amx::Tiles;
 #else
 // What must be alive while panels are multiplied: nothing here.
