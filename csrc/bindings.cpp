@@ -25,6 +25,8 @@ struct Cpu {
   static void linear(const tts::LinearParams& p, const tts::Tensor&) {
     TTS_CALL_MATRIX_KERNEL(linear, p, torch_pool());
   }
+  TTS_ON_CPU(rms_norm, LayerParams)
+  TTS_ON_CPU(silu_mul, LayerParams)
   TTS_ON_CPU(merge_states, MergeStatesParams)
   TTS_ON_CPU(write_kv, WriteKvParams)
   TTS_ON_CPU(copy_pages, CopyPagesParams)
@@ -45,6 +47,8 @@ STABLE_TORCH_LIBRARY(tts_kernels, m) {
       "Tensor join_slots, Tensor(a!) part_out, Tensor(b!) part_lse, Tensor(c!)? counters, Tensor(d!) out, "
       "Tensor(e!) lse, float scale, float softcap, int window, int max_unit_rows, bool invariant) -> ()");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor(a!) out) -> ()");
+  m.def("rms_norm(Tensor x, Tensor weight, Tensor(a!) out, float eps) -> ()");
+  m.def("silu_mul(Tensor gate, Tensor up, Tensor(a!) out) -> ()");
   m.def("merge_states(Tensor outs, Tensor lses, Tensor(a!) out, Tensor(b!) lse) -> ()");
   m.def(
       "write_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots, Tensor(c!)? k_scales, "
@@ -67,6 +71,8 @@ STABLE_TORCH_LIBRARY(tts_kernels, m) {
 STABLE_TORCH_LIBRARY_IMPL(tts_kernels, CPU, m) {
   TTS_REGISTER_OPS(m, Cpu);
   m.impl("linear", TORCH_BOX(&tts::linear<Cpu>));
+  m.impl("rms_norm", TORCH_BOX(&tts::rms_norm<Cpu>));
+  m.impl("silu_mul", TORCH_BOX(&tts::silu_mul<Cpu>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tts_kernels, CompositeExplicitAutograd, m) {

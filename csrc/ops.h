@@ -107,6 +107,28 @@ void linear(Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor out_) {
 }
 
 template <class Device>
+void rms_norm(Tensor x, Tensor weight, Tensor out_, double eps) {
+  const int64_t width = weight.size(0);
+  const LayerParams p{x.const_data_ptr(),
+                      weight.const_data_ptr(),
+                      out_.mutable_data_ptr(),
+                      x.numel() / width,
+                      width,
+                      static_cast<float>(eps),
+                      dtype_of(x)};
+  Device::rms_norm(p, x);
+}
+
+template <class Device>
+void silu_mul(Tensor gate, Tensor up, Tensor out_) {
+  const int64_t width = gate.size(gate.dim() - 1);
+  const LayerParams p{
+      gate.const_data_ptr(), up.const_data_ptr(), out_.mutable_data_ptr(), gate.numel() / width, width, 0.0f,
+      dtype_of(gate)};
+  Device::silu_mul(p, gate);
+}
+
+template <class Device>
 void merge_states(Tensor outs, Tensor lses, Tensor out_, Tensor lse) {
   const MergeStatesParams p{outs.const_data_ptr(), in<float>(lses), out_.mutable_data_ptr(),
                             out<float>(lse),       outs.size(0),    outs.size(1),

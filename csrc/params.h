@@ -64,6 +64,16 @@ struct LinearParams {
   DType dtype;  // float32, or bfloat16
 };
 
+// RMSNorm with a weight, or SiLU of x times what another projection gave.
+struct LayerParams {
+  const void* x;      // [rows, width] dtype, contiguous
+  const void* other;  // [width] weight, or [rows, width], contiguous
+  void* out;          // [rows, width] dtype, contiguous; may be x
+  int64_t rows, width;
+  float eps;
+  DType dtype;
+};
+
 struct MergeStatesParams {
   const void* outs;   // [parts, rows, heads, head_dim] dtype
   const float* lses;  // [parts, rows, heads]

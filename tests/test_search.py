@@ -80,13 +80,14 @@ class CheckedRun(Run):
 
     compared = 0
 
-    def feed_last(self, rows):
+    def feed_last(self, *groups):
+        rows = [row for group in groups for row in group]
         pools = [(self.policy.pool, [kv for search in self.active for kv in search.held])]
         if self.scorer.model.pool.memory is self.policy.pool.memory:
             entries = [entry for known in self.scorer._entries.values() for entry in known.values()]
             pools.append((self.scorer.model.pool, {entry.kv for entry in entries if entry.kv is not None}))
         poison_free_pages(*pools)
-        logits = super().feed_last(rows)
+        logits = super().feed_last(*groups)
         self.policy.forest.check()
         lineages = [row.search.tree.lineage(row.node) for row in rows]
         paths = [[token for part in lineage for token in part.tokens] for lineage in lineages]

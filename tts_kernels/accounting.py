@@ -7,7 +7,8 @@ cache.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -38,9 +39,6 @@ class Moved:
     def total(self) -> int:
         return self.kv + self.q + self.out + self.parts + self.copied
 
-    def __add__(self, other: Moved) -> Moved:
-        return Moved(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
 
 def seen(runs: np.ndarray, row_pos: np.ndarray) -> np.ndarray:
     """Tokens of each run [R, 5] that its rows see, int64 [R]."""
@@ -56,7 +54,7 @@ class Call:
     shape: AttentionShape
     counts: np.ndarray
 
-    @property
+    @cached_property
     def row_pos(self) -> np.ndarray:
         return self.plan.host.row_pos
 
@@ -121,8 +119,9 @@ class Call:
         group, kv = self.shape.group, self.shape.kv_heads * self.shape.token_bytes
         ends, new = self._leaf_ends().sum(), self.rows
         copied = (ends - new) + ends + ((1 + group) * ends if group > 1 else 0)
-        moved = self._moved(self._tiles_ends().sum() * group, self.rows)
-        return moved + Moved(copied=int(copied) * kv, launches=2 + 2 * (group > 1))
+        return self._moved(
+            self._tiles_ends().sum() * group, self.rows, copied=int(copied) * kv, launches=3 + 2 * (group > 1)
+        )
 
     def _segments(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and seen tokens of every segment of the tree, int64."""
@@ -185,4 +184,5 @@ class TrafficMeter:
 
     def _counted(self, call: Call, on_cpu: bool) -> np.ndarray:
         moved = [call.ours(on_cpu=on_cpu), *(getattr(call, name)() for name in OTHERS)]
-        return np.array([astuple(each) for each in moved], np.int64)
+        # Not astuple, which copies deeply: this is done for every fork.
+        return np.array([tuple(vars(each).values()) for each in moved], np.int64)

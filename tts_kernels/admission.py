@@ -199,15 +199,19 @@ class Admission:
         self.scorer.drop(search.tree)
 
     def with_room(self, rows: list[P], primitive: Callable[[list[P]], T]) -> tuple[list[P], T | None]:
-        """Run an all-or-nothing primitive of the policy. While pages are short, what was drawn ahead is given up first,
-        then the scorer gives pages back, then the problem that came last is put off."""
+        """Run an all-or-nothing primitive of the policy for those rows that there is room for."""
         while rows := [row for row in rows if row.search.alive]:
             try:
                 return rows, primitive(rows)
             except self.out_of_pages as error:
-                if not self.dismiss_all() and not self.scorer.spill():
-                    self.put_off(str(error))
+                self.make_room(error)
         return [], None
+
+    def make_room(self, error: Exception) -> None:
+        """Pages are short: what was drawn ahead is given up first, then the scorer gives pages back, then the problem
+        that came last is put off."""
+        if not self.dismiss_all() and not self.scorer.spill():
+            self.put_off(str(error))
 
     def dismiss_all(self) -> bool:
         """Give up what may yet turn out not to be needed. False when there is nothing."""

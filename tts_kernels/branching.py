@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tts_kernels.admission import Expansion, Row, Search
+from tts_kernels.rows import Rows
 from tts_kernels.speculation import Speculation
 from tts_kernels.tree import Node, child_key
 
@@ -72,14 +73,15 @@ class Branching(Speculation):
             if not each.greedy:
                 each.claimed = self.claim(each.search, each.node.id, [] if each.whole else each.indices)
         wanted = self.branch_off(self.affordable(self.meet_twins(wanted)))
-        fed, logits = self.with_room([each for each in wanted if each.missing], self.feed_last)
-        if logits is None:
-            drawn: dict[Expansion, list[tuple[int, float]]] = {}
-        else:
-            drawn = dict(zip(fed, self.draw(fed, logits, [max(each.missing) + 1 for each in fed]), strict=True))
+        fed, logits = self.with_room([each for each in wanted if each.missing], lambda rows: self.feed_last(Rows(rows)))
+        # Children are drawn in order; a rollout has none but itself.
+        widths = np.array([1 if each.greedy else max(each.missing) + 1 for each in fed], np.int64)
+        begins = dict(zip(fed, (np.cumsum(widths) - widths).tolist(), strict=True))
+        if logits is not None:
+            tokens, log_probs = self.draw(Rows(fed), logits, widths)
             for index, each in enumerate(fed):
                 if each.greedy:
-                    each.followers = self.first_followers(each, logits[index], drawn[each][0][0])
+                    each.followers = self.first_followers(each, logits[index], int(tokens[begins[each]]))
 
         def fork(each: list[Expansion]) -> np.ndarray:
             counts = np.array([len(one.missing) for one in each], np.int32)
@@ -88,7 +90,7 @@ class Branching(Speculation):
         _, kvs = self.with_room(fed, fork)
         new = iter([] if kvs is None else kvs.tolist())
         rows: list[Row] = []
-        firsts: list[tuple[int, float]] = []
+        firsts: list[int] = []
         growing: list[Row] = []
         for each in wanted:
             if each.search.alive:
@@ -96,8 +98,12 @@ class Branching(Speculation):
                 begun = {index: next(new) for index in each.missing}
                 growing += self.welcome(each)
                 rows += self.children(each, begun)
-                firsts += [drawn[each][0 if each.greedy else index] for index in begun]
-        return self.take(rows, firsts) + growing
+                firsts += [begins[each] + max(index, 0) for index in begun]
+        if firsts:
+            started = self.side_by_side(rows)
+            self.take(started, tokens[firsts], log_probs[firsts])
+            rows = list(started)
+        return rows + growing
 
     def meet_twins(self, wanted: list[Expansion]) -> list[Expansion]:
         """Children that a rollout has drawn already continue branches of its first node."""
@@ -195,8 +201,7 @@ class Branching(Speculation):
             node.score, node.num_steps = each.node.score, each.node.num_steps
             each.search.loose.discard(row.kv)
             meter.fed(len(node.tokens) - 1, node.start)
-            for _ in node.tokens:
-                meter.drew(node)
+            meter.drew(len(node.tokens))
             if node.step_ends:
                 self.close(row)
             else:

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from tts_kernels.accounting import Call, TrafficMeter
 from tts_kernels.backends import Backend, dispatch
 from tts_kernels.kv_pool import KVLayout, KVMemory, KVPool
-from tts_kernels.linears import fast_linears
+from tts_kernels.layers import fast_layers
 from tts_kernels.ops.tree_attention import tree_attention
 from tts_kernels.ops.tree_attention._options import Options
 from tts_kernels.ops.write_kv import write_kv
@@ -219,7 +219,7 @@ class TreeModel:
         self.model.set_attn_implementation(ATTENTION_NAME)
         self.model.eval()
         try:
-            with fast_linears(self.model):
+            with fast_layers(self.model):
                 yield
         finally:
             self.model.set_attn_implementation(before)

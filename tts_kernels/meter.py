@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 
 from tts_kernels.hf import TreeModel, attended
 from tts_kernels.scorers import Scorer
@@ -27,14 +26,18 @@ class Meter:
 
     def fed(self, tokens: int, begin: int) -> None:
         """The policy has read ``tokens`` tokens of a path from position ``begin`` on."""
-        self.stats.fed_tokens += tokens
-        self.stats.policy_flops += self.policy.cost(tokens, attended(tokens, begin))
+        self.read(tokens, attended(tokens, begin))
 
-    def drew(self, node: Node) -> None:
-        """The node has got a token."""
-        self.stats.tokens += 1
-        self.stats.rollout_tokens += node.rollout
-        self._unread += 1
+    def read(self, tokens: int, attended: int) -> None:
+        """The policy has read ``tokens`` tokens, which together see ``attended``."""
+        self.stats.fed_tokens += tokens
+        self.stats.policy_flops += self.policy.cost(tokens, attended)
+
+    def drew(self, tokens: int, rollouts: int = 0) -> None:
+        """Nodes have got ``tokens`` tokens, of which ``rollouts`` are those of rollouts."""
+        self.stats.tokens += tokens
+        self.stats.rollout_tokens += rollouts
+        self._unread += tokens
 
     def step(self, node: Node) -> None:
         """A step of the node is complete."""
@@ -49,14 +52,13 @@ class Meter:
         self.stats.scorer_tokens, self.stats.scorer_flops = read.tokens, read.flops
         self.stats.kv_bytes = self.policy.pool.layout.token_bytes * self.stats.fed_tokens + read.kv_bytes
 
-    def allows(self, limit: Budget | None, nodes: Iterable[Node]) -> bool:
-        """Whether one more token behind each of these nodes, and its scoring, stays within the limit."""
+    def allows(self, limit: Budget | None, tokens: int, attended: int) -> bool:
+        """Whether ``tokens`` more, which together see ``attended``, and their scoring stay within the limit."""
         if limit is None or limit.unit == "generations":
             return True
-        ends = [node.end for node in nodes]
         if limit.unit == "tokens":
-            return self.stats.tokens + len(ends) <= limit.amount
-        call = self.policy.cost(len(ends), sum(ends))
+            return self.stats.tokens + tokens <= limit.amount
+        call = self.policy.cost(tokens, attended)
         per_token = self.stats.scorer_flops / max(1, self.stats.scorer_tokens)
-        scoring = per_token * (self._unread + len(ends))
+        scoring = per_token * (self._unread + tokens)
         return self.stats.policy_flops + self.stats.scorer_flops + call + scoring <= limit.amount

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tts_kernels.admission import Row, Search
 from tts_kernels.growth import Growth
+from tts_kernels.rows import Rows
 from tts_kernels.tree import State
 
 
@@ -24,26 +25,29 @@ class Speculation(Growth):
         if not self.decoder.speculate or self.strategy.limit is not None:
             super().grow(rows)
             return
-        slots, guests = len(rows), list[Row]()
-        while rows := [row for row in rows if row.search.alive]:
-            guests = [row for row in guests if row.kv in row.search.loose]
-            openers = self.openers(slots - len(rows) - len(guests))
+        slots, growing, guests = len(rows), self.side_by_side(rows), self.side_by_side([])
+        while growing:
+            openers = self.openers(slots - len(growing) - len(guests))
             try:
-                logits = self.feed_last([*rows, *guests, *openers])
+                logits = self.feed_last(growing, guests, Rows(openers))
             except self.out_of_pages:
                 self.cancel(openers)
                 self.dismiss_all()
-                guests, openers = [], []
-                rows, fed = self.with_room(rows, self.feed_last)
+                guests, openers = self.side_by_side([]), []
+                fed = self.fed(growing)
                 if fed is None:
                     return
                 logits = fed
-            both = [*rows, *guests]
-            drawn = [pairs[0] for pairs in self.draw(both, logits[: len(both)], [1] * len(both))]
-            self.follow(rows, logits[: len(rows)], drawn[: len(rows)])
-            begun = self.open(openers, logits[len(both) :])
-            guests = self.take(guests, drawn[len(rows) :]) + begun
-            rows = self.take(rows, drawn[: len(rows)])
+            mine, theirs, last = logits.split([len(growing), len(guests), len(openers)])
+            tokens, log_probs = self.draw(growing, mine, np.ones(len(growing), np.int32))
+            self.follow(growing, mine, tokens)
+            drawn = self.draw(guests, theirs, np.ones(len(guests), np.int32))
+            begun = self.open(openers, last)
+            self.take(guests, *drawn)
+            if begun:
+                guests = self.side_by_side([*guests, *begun])
+            self.take(growing, tokens, log_probs)
+        guests.write()
 
     def cancel(self, openers: list[Row]) -> None:
         self.policy.forest.release(np.array([row.kv for row in openers], np.int32))
@@ -86,7 +90,7 @@ class Speculation(Growth):
         except self.out_of_pages:
             self.cancel(openers)
             return []
-        drawn = self.draw(openers, logits, [width] * len(openers))
+        drawn = self.draw(Rows(openers), logits, np.full(len(openers), width))
         rows, new = [], iter(forked)
         for row in openers:
             row.search.loose.discard(row.kv)
@@ -95,7 +99,9 @@ class Speculation(Growth):
                 row.search.loose.add(child.kv)
                 row.search.early[row.node.id][index] = child
                 rows.append(child)
-        return self.take(rows, [pair for pairs in drawn for pair in pairs])
+        started = self.side_by_side(rows)
+        self.take(started, *drawn)
+        return list(started)
 
     # --- after the decision
 

@@ -48,11 +48,6 @@ def child_key(key: int, index: int) -> int:
     return z ^ (z >> 31)
 
 
-def signed(key: int) -> int:
-    """The key as the int64 of the same bits."""
-    return key - (1 << 64) if key >> 63 else key
-
-
 @dataclass(eq=False)
 class Node:
     """A run of tokens. ``path``: child indices from the root, which order nodes depth first.

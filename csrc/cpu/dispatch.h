@@ -16,6 +16,8 @@
 #define TTS_DECLARE_KERNELS(isa)                                             \
   namespace tts::isa {                                                       \
   void merge_states(const MergeStatesParams& p, const Parallel& pool);       \
+  void rms_norm(const LayerParams& p, const Parallel& pool);                 \
+  void silu_mul(const LayerParams& p, const Parallel& pool);                 \
   void write_kv(const WriteKvParams& p, const Parallel& pool);               \
   void copy_pages(const CopyPagesParams& p, const Parallel& pool);           \
   void sample_children(const SampleChildrenParams& p, const Parallel& pool); \

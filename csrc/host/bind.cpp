@@ -140,14 +140,17 @@ void bind_mutators(py::class_<Forest>& forest) {
              "keep=True leaves the parent its partial page, so that it can be forked again, and returns its reserve.");
   forest.def(
       "release", [](Forest& self, const py::object& nodes) { self.release(read_ints("release", "nodes", nodes)); },
-      py::arg("nodes"), "Drops the hold. A node with neither hold nor children is freed, then its parent, and so on.");
+      py::arg("nodes"),
+      "Drops the hold. A node with neither hold nor children is freed, then its parent, and so on; one with neither\n"
+      "hold nor a second child becomes part of its child.");
   forest.def(
       "truncate",
       [](Forest& self, const py::object& nodes, const py::object& counts) {
         self.truncate(read_ints("truncate", "nodes", nodes), read_ints("truncate", "counts", counts));
       },
       py::arg("nodes"), py::arg("counts"),
-      "Takes the last counts[i] tokens of nodes[i] back, with their pages and the reserve.");
+      "Takes the last counts[i] tokens of nodes[i] back, with their pages and the reserve: at most those behind the\n"
+      "end of its parent, the last node above that is held or has more children.");
 }
 
 void bind_queries(py::class_<Forest>& forest) {
@@ -162,7 +165,8 @@ void bind_queries(py::class_<Forest>& forest) {
         op, [op, read](const Forest& self, int64_t node) { return read(self.node(op, node)); }, py::arg("node"), doc);
   };
   per_node(
-      "parent", [](const Node& n) { return n.parent == nullptr ? -1 : n.parent->id; }, "Parent id, -1 for a root.");
+      "parent", [](const Node& n) { return n.parent == nullptr ? -1 : n.parent->id; },
+      "Id of the last node above that is held or has more children, -1 for none.");
   per_node("num_children", [](const Node& n) { return n.num_children; }, "Live children.");
   per_node("is_held", [](const Node& n) { return n.held; }, "Whether the node may be appended to, forked or released.");
   per_node("base", [](const Node& n) { return n.base; }, "Path position where the node's own pages start.");

@@ -35,26 +35,6 @@ void require_at_least(const char* op, const char* argument, const Ints& values, 
 
 }  // namespace
 
-OutOfPages::OutOfPages(const std::string& op, int64_t wanted, int64_t free)
-    : std::runtime_error(message(op, ": wanted ", wanted, " pages, ", free, " free")), wanted(wanted), free(free) {}
-
-Frames::Frames(int64_t count) {
-  if (count <= 0 || count > kMaxInt32) {
-    throw std::invalid_argument(message("Frames: count must be in [1, 2**31), got ", count));
-  }
-  count_ = static_cast<int32_t>(count);
-  // Frames are taken from the back: fresh ones come as 0, 1, 2, ...
-  free_.resize(count_);
-  std::iota(free_.rbegin(), free_.rend(), 0);
-}
-
-int32_t Frames::take() {
-  const int32_t frame = free_.back();
-  free_.pop_back();
-  peak_ = std::max(peak_, count_ - static_cast<int32_t>(free_.size()));
-  return frame;
-}
-
 Forest::Forest(int64_t num_pages, int64_t page_size) {
   if (num_pages <= 0) throw std::invalid_argument(message("Forest: num_pages must be > 0, got ", num_pages));
   if (page_size <= 0) throw std::invalid_argument(message("Forest: page_size must be > 0, got ", page_size));
@@ -170,15 +150,16 @@ void Forest::fork_one(Node* parent, int32_t width, bool keep, ForkResult& result
   parent->pages.erase(private_tail, parent->pages.end());
   parent->held = false;
   --num_held_;
+  settle(parent);
 }
 
 void Forest::release(const Ints& nodes) {
-  // One at a time: a node still to come is held, so freeing upwards from another one cannot reach it.
+  // One at a time: a node still to come is held, so what goes because of another one cannot be it.
   for (Node* node : resolve_held("release", "nodes", nodes)) {
     node->held = false;
     --num_held_;
     if (node->num_children > 0) trim(node, (full_end(*node) - node->base) / page_size_);
-    free_upwards(node);
+    settle(node);
   }
   ++version_;
 }
@@ -204,14 +185,30 @@ void Forest::truncate(const Ints& nodes, const Ints& counts) {
   ++version_;
 }
 
-void Forest::free_upwards(Node* node) {
+// After a node lost its hold or a child: what nobody needs any more goes, from the node upwards.
+void Forest::settle(Node* node) {
   while (node != nullptr && !node->held && node->num_children == 0) {
     Node* parent = node->parent;
+    if (parent != nullptr) {
+      --parent->num_children;
+      parent->child_ids ^= node->id;
+    }
     trim(node, 0);
     nodes_.erase(node->id);
-    if (parent != nullptr) --parent->num_children;
     node = parent;
   }
+  if (node != nullptr && !node->held && node->num_children == 1) join(node);
+}
+
+// The only child takes the node's place and its pages, which nobody else reads.
+void Forest::join(Node* node) {
+  Node& child = nodes_.at(node->child_ids);
+  node->pages.insert(node->pages.end(), child.pages.begin(), child.pages.end());
+  child.pages = std::move(node->pages);
+  child.base = node->base;
+  child.parent = node->parent;
+  if (child.parent != nullptr) child.parent->child_ids ^= node->id ^ child.id;
+  nodes_.erase(node->id);
 }
 
 Ints Forest::lengths(const Ints& nodes) const {
@@ -259,10 +256,12 @@ std::vector<Node*> Forest::resolve_held(const char* op, const char* argument, co
 }
 
 Node* Forest::add_node(Node* parent, int32_t base, int32_t end) {
-  const int32_t depth = parent == nullptr ? 0 : parent->depth + 1;
   const int32_t id = next_id_++;
-  Node* node = &nodes_.emplace(id, Node{id, parent, depth, base, end, true, 0, {}, 0, 0}).first->second;
-  if (parent != nullptr) ++parent->num_children;
+  Node* node = &nodes_.emplace(id, Node{id, parent, base, end}).first->second;
+  if (parent != nullptr) {
+    ++parent->num_children;
+    parent->child_ids ^= id;
+  }
   ++num_held_;
   return node;
 }

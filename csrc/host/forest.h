@@ -43,19 +43,22 @@ class Frames {
 // A run of tokens. Positions are counted from the root of the path: the node's own pages start at `base`, which is
 // page aligned, and its path is `end` tokens long. Tokens in [base, end of the parent) are the node's own copy of the
 // parent's partial page. Descendants read [base, full_end(node)) only: full pages, so sharing never needs a mask.
+// A node that nobody holds has two children at least: there are fewer of them than held ones, however long the past.
 struct Node {
   int32_t id;
   Node* parent;
-  int32_t depth;
   int32_t base;
   int32_t end;
-  bool held;
-  int32_t num_children;
+  bool held = true;
+  int32_t num_children = 0;
+  // exclusive or of the children's ids: that of the only child, once the others are gone
+  int32_t child_ids = 0;
   // used pages first, reserved ones behind
-  Ints pages;
-  // Scratch: the last call that met this node (Forest::next_mark), and where that call put its pages.
-  uint64_t mark;
-  int32_t page_begin;
+  Ints pages = {};
+  // Scratch: the last call that met this node (Forest::next_mark), and where that call put its pages and itself.
+  uint64_t mark = 0;
+  int32_t page_begin = 0;
+  int32_t level = 0;
 };
 
 struct ForkResult {
@@ -85,6 +88,7 @@ class Forest {
   ForkResult fork(const Ints& nodes, const Ints& widths, bool keep);
   void release(const Ints& nodes);
   // Takes the last counts[i] tokens of nodes[i] back, as if they had not been appended, and gives up their reserve.
+  // They must lie behind the parent's end, which moves up as nodes beside and above go: no other node sees them.
   void truncate(const Ints& nodes, const Ints& counts);
 
   Ints lengths(const Ints& nodes) const;
@@ -115,13 +119,14 @@ class Forest {
   Node* add_node(Node* parent, int32_t base, int32_t end);
   std::vector<Node*> grow(const char* op, const Ints& nodes, const Ints& counts);
   void fork_one(Node* parent, int32_t width, bool keep, ForkResult& result);
-  void free_upwards(Node* node);
+  void settle(Node* node);
+  void join(Node* node);
   int64_t pages_for(const Node& node, int64_t more_tokens) const;
   int32_t take_page();
   void trim(Node* node, int64_t num_kept);
   void require_ids(const char* op, int64_t wanted) const;
   void check_pages() const;
-  void check_node(const Node& node, int32_t live_children) const;
+  void check_node(const Node& node, const Ints& children) const;
 
   std::shared_ptr<Frames> frames_;
   int32_t page_size_;

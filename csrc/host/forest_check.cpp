@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <unordered_set>
 
 #include "host/forest.h"
@@ -17,14 +19,14 @@ void Forest::check() const {
   check_pages();
   std::unordered_set<const Node*> alive;
   for (const auto& entry : nodes_) alive.insert(&entry.second);
-  std::unordered_map<int32_t, int32_t> live_children;
+  std::unordered_map<int32_t, Ints> live_children;
   int32_t num_held = 0;
   for (const auto& [id, node] : nodes_) {
     num_held += node.held;
     if (node.parent == nullptr) continue;
     // By address: the parent's fields may not be read before it is known to be alive.
     expect(alive.count(node.parent) == 1, message("node ", id, " has a freed parent"));
-    ++live_children[node.parent->id];
+    live_children[node.parent->id].push_back(id);
   }
   expect(num_held == num_held_, message(num_held, " nodes are held, counted ", num_held_));
   for (const auto& [id, node] : nodes_) {
@@ -60,15 +62,17 @@ void Forest::check_pages() const {
          message("page ", lost - owners.begin(), " has no owner and is not free"));
 }
 
-void Forest::check_node(const Node& node, int32_t live_children) const {
+void Forest::check_node(const Node& node, const Ints& children) const {
   const std::string name = message("node ", node.id, ": ");
+  const int32_t live_children = static_cast<int32_t>(children.size());
   expect(node.num_children == live_children,
          message(name, live_children, " live children, counted ", node.num_children));
-  expect(node.held || live_children > 0, message(name, "neither held nor a parent, but alive"));
+  expect(node.child_ids == std::accumulate(children.begin(), children.end(), 0, std::bit_xor<>()),
+         message(name, "the ids of its children are not those counted"));
+  expect(node.held || live_children > 1, message(name, "neither held nor of two children, but alive"));
   expect(node.base % page_size_ == 0 && 0 <= node.base && node.base <= node.end,
          message(name, "base ", node.base, ", end ", node.end, ", page size ", page_size_));
   const Node* parent = node.parent;
-  expect(node.depth == (parent ? parent->depth + 1 : 0), message(name, "depth ", node.depth));
   expect(node.base == (parent ? full_end(*parent) : 0),
          message(name, "base ", node.base, " is not where the parent's full pages end"));
   expect(!parent || node.end >= parent->end, message(name, "shorter than its parent"));

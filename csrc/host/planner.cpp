@@ -73,16 +73,17 @@ class SegmentCollector {
       fresh_.push_back(node);
       node = node->parent;
     }
-    leave_path(node == nullptr ? 0 : node->depth + 1);
+    leave_path(node == nullptr ? 0 : node->level + 1);
     for (auto step = fresh_.rbegin(); step != fresh_.rend(); ++step) enter(**step);
     return node == nullptr ? 0 : forest_.full_end(*node);
   }
 
   bool on_path(const Node& node) const {
-    return node.depth < static_cast<int32_t>(path_.size()) && path_[node.depth].node == &node;
+    return node.level < static_cast<int32_t>(path_.size()) && path_[node.level].node == &node;
   }
 
   void enter(Node& node) {
+    node.level = static_cast<int32_t>(path_.size());
     const int32_t num_pages = (forest_.full_end(node) - node.base) / forest_.page_size();
     if (num_pages == 0) {
       path_.push_back(Step{&node, -1});
@@ -112,8 +113,8 @@ class SegmentCollector {
     return begin;
   }
 
-  void leave_path(int32_t depth) {
-    for (; static_cast<int32_t>(path_.size()) > depth; path_.pop_back()) {
+  void leave_path(int32_t level) {
+    for (; static_cast<int32_t>(path_.size()) > level; path_.pop_back()) {
       if (path_.back().segment >= 0) tree_.segments[path_.back().segment].run.row_end = next_row_;
     }
   }

@@ -178,6 +178,7 @@ class ForestModel:
         else:
             self.nodes[children[-1]].num_pages = parent.num_pages - shared
             parent.num_pages, parent.held = shared, False
+            self.settle()
 
     def release(self, nodes):
         self.call("release", 0, 0, nodes)
@@ -185,15 +186,19 @@ class ForestModel:
             model = self.nodes[node]
             model.held = False
             model.num_pages = (len(model.tags) // self.page_size * self.page_size - model.base) // self.page_size
-        self.drop_dead()
+        self.settle()
 
-    def drop_dead(self):
-        parents = {model.parent for model in self.nodes.values()}
-        dead = [n for n, model in self.nodes.items() if not model.held and n not in parents]
-        for node in dead:
-            del self.nodes[node]
-        if dead:
-            self.drop_dead()
+    def settle(self):
+        """Nodes that nobody holds go when they have no children, and are their child's own when they have one."""
+        children = {node: [n for n, model in self.nodes.items() if model.parent == node] for node in self.nodes}
+        idle = [n for n, model in self.nodes.items() if not model.held and len(children[n]) < 2]
+        if not idle:
+            return
+        gone = self.nodes.pop(idle[0])
+        for child in children[idle[0]]:
+            model = self.nodes[child]
+            model.parent, model.base, model.num_pages = gone.parent, gone.base, gone.num_pages + model.num_pages
+        self.settle()
 
     def refuse_node(self, op):
         """A node that may not be changed so, behind some that may."""

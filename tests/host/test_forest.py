@@ -14,7 +14,7 @@ def test_fork_into_one_child_copies_nothing_and_keeps_the_reserve():
     forest.append(root, [6])
     (child,), src, dst = forest.fork(root, [1])
     assert (len(src), len(dst), forest.free_pages) == (0, 0, 3)
-    assert forest.page_table(child).tolist() == [0, 1] and forest.base(child) == 4
+    assert forest.page_table(child).tolist() == [0, 1] and forest.num_nodes == 1
     assert forest.append([child], [14]).tolist() == list(range(6, 20)) and forest.free_pages == 3
     forest.check()
 
@@ -87,6 +87,48 @@ def test_truncate_ends_where_the_parent_does():
     assert forest.length([0, child, heir]).tolist() == [6, 6, 6] and forest.used_pages == 3
     assert forest.append([child, heir], [2, 2]).tolist() == slots[:2] + slots[3:]
     forest.check()
+
+
+def test_a_node_that_has_one_child_left_is_that_childs_own():
+    forest = host.Forest(8, 4)
+    root = forest.add_roots(1)
+    forest.append(root, [6])
+    (child, other), _, _ = forest.fork(root, [2])
+    forest.append([child, other], [3, 1])
+    with pytest.raises(ValueError, match=r"counts\[0\] must be at most the node's own 3 tokens, got 8$"):
+        forest.truncate([child], [8])
+    table = forest.page_table(child).tolist()
+    forest.release([other])
+    assert (forest.num_nodes, forest.parent(child), forest.base(child)) == (1, -1, 0)
+    assert forest.page_table(child).tolist() == table
+    forest.truncate([child], [8])
+    assert forest.append([child], [1]).tolist() == [1] and forest.used_pages == 1
+    forest.check()
+
+
+def test_a_held_parent_is_not_its_only_childs():
+    forest = host.Forest(8, 4)
+    root = forest.add_roots(1)
+    forest.append(root, [6])
+    (child,), _, _ = forest.fork(root, [1], keep=True)
+    forest.append([child], [5])
+    assert (forest.num_nodes, forest.base(child)) == (2, 4)
+    forest.release(root)
+    assert (forest.num_nodes, forest.base(child), forest.used_pages) == (1, 0, 3)
+    forest.check()
+
+
+def test_nodes_are_fewer_than_twice_the_held_ones_however_long_the_past():
+    forest = host.Forest(256, 4)
+    beams = forest.add_roots(1)
+    for step in range(100):
+        beams, _, _ = forest.fork(beams, [2] * len(beams))
+        forest.append(beams, [1] * len(beams))
+        if len(beams) > 8:
+            forest.release(beams[step % 2 :: 2])
+            beams = beams[1 - step % 2 :: 2]
+        assert forest.num_nodes < 2 * len(beams)
+        forest.check()
 
 
 def test_a_parent_can_be_truncated_once_its_children_are_gone():

@@ -29,8 +29,7 @@ def draw(meter, counts, rollout=False):
     """A solution with so many tokens in each of its steps, one node a step."""
     for first_step, count in enumerate(counts):
         step = node(rollout=rollout, first_step=first_step)
-        for _ in range(count):
-            meter.drew(step)
+        meter.drew(count, rollout * count)
         step.step_ends.append(count)
         meter.step(step)
 
@@ -79,9 +78,9 @@ def test_what_the_scorer_read_is_taken_over():
 def test_a_limit_in_tokens_is_never_passed():
     meter = new_meter()
     draw(meter, [3, 4])
-    assert meter.allows(Budget(9, "tokens"), [node(), node()])
-    assert not meter.allows(Budget(9, "tokens"), [node()] * 3)
-    assert meter.allows(Budget(1), [node()] * 99) and meter.allows(None, [node()] * 99)
+    assert meter.allows(Budget(9, "tokens"), 2, 0)
+    assert not meter.allows(Budget(9, "tokens"), 3, 0)
+    assert meter.allows(Budget(1), 99, 0) and meter.allows(None, 99, 0)
 
 
 def test_a_limit_in_flops_leaves_room_for_the_scoring():
@@ -91,12 +90,11 @@ def test_a_limit_in_flops_leaves_room_for_the_scoring():
     meter.scored(None)
     draw(meter, [3])
     need = cost(2, 1 + 2) + 400 + cost(2, 5 + 9) + 100 * (3 + 2)
-    rows = [node(5), node(4, 5)]
-    assert meter.allows(Budget(need, "flops"), rows)
-    assert not meter.allows(Budget(need - 1, "flops"), rows)
+    assert meter.allows(Budget(need, "flops"), 2, 5 + 9)
+    assert not meter.allows(Budget(need - 1, "flops"), 2, 5 + 9)
     # What it has read since is no longer owed.
     meter.scored(None)
-    assert meter.allows(Budget(need - 300, "flops"), rows)
+    assert meter.allows(Budget(need - 300, "flops"), 2, 5 + 9)
 
 
 @pytest.mark.parametrize(
