@@ -14,12 +14,13 @@ from transformers import PreTrainedTokenizerFast
 from tts_kernels import _ext
 from tts_kernels.decoder import Decoder
 from tts_kernels.ops.sample_children import sample_children
+from tts_kernels.rows import signed
 from tts_kernels.scorers.generative import Comparison
 from tts_kernels.search import Problem, Sampling
 from tts_kernels.selection import Candidate
 from tts_kernels.strategies import BestOfN
 from tts_kernels.tournaments import GenerativeComparator, Knockout, League, ScoreComparator
-from tts_kernels.tree import root_key, signed
+from tts_kernels.tree import root_key
 
 if _ext.why_not_native():
     pytest.skip("the native extension is not built", allow_module_level=True)
@@ -106,7 +107,7 @@ def share_of(how, question, first, second, key):
     one = torch.ones(1, dtype=torch.int32)
     for _ in range(how.max_tokens):
         logits, place = dense_logits(MODEL, [path]), torch.tensor([len(path)], dtype=torch.int32)
-        keys = torch.tensor([signed(key)])
+        keys = torch.from_numpy(signed([key]))
         token = int(sample_children(logits, keys, place, one, temperature=how.temperature, backend="reference")[0])
         if token in EOS:
             break
