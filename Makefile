@@ -1,4 +1,5 @@
-# make demo: everything from a bare machine to the table of searches. make test: the test suite. Needs Python and g++.
+# make demo: everything from a bare machine to the table of searches. make test: the test suite. make bench:
+# the benchmarks. Needs Python and g++.
 PYTHON ?= python3.11
 VENV ?= .venv
 GPU_PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
@@ -55,6 +56,24 @@ lint: $(VENV)/installed
 	$(PIP) install --quiet --constraint constraints.txt -e '.[dev]' --no-build-isolation
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+
+# Every benchmark of the CPU kernels and of decoding with them, then figures and the README's tables: 25 minutes alone on
+# two cores. What decodes beside us: BENCH_ARGS="--peer llama_cpp=PYTHON ..."; without, only what is installed here.
+BENCH_ARGS ?=
+OPS := linear layers tree_attention merge_states write_kv copy_pages sample_children score_steps select_children
+BENCH := $(VENV)/bin/python benchmarks
+
+bench: $(VENV)/installed
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation -e '.[bench]'
+	-$(VENV)/bin/python -m pytest --csv --threads 1 $(OPS:%=benchmarks/bench_%.py)
+	-$(VENV)/bin/python -m pytest --csv --threads 2 benchmarks/bench_linear.py benchmarks/bench_tree_attention.py
+	$(BENCH)/bench_memory.py --csv
+	$(BENCH)/bench_scaling.py --csv
+	$(BENCH)/bench_token_beam.py --csv --new 64 --pairs 1
+	$(BENCH)/bench_decode.py --csv --once-over 4 $(BENCH_ARGS)
+	for branches in 8 128; do $(BENCH)/bench_decode.py --csv --system tts_kernels --branches $$branches || exit 1; done
+	for prefix in 256 4096; do $(BENCH)/bench_decode.py --csv --system tts_kernels --prefix $$prefix || exit 1; done
+	$(BENCH)/plot.py
 
 # The compiled code under gcc's address and undefined-behaviour sanitizers, in a build of its own.
 sanitize: $(VENV)/installed

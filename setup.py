@@ -143,7 +143,12 @@ class BuildExt(build_ext):
                 depends=glob.glob("csrc/**/*.h", recursive=True),
             )
 
-        jobs = [(isa, source) for isa in ISA_FLAGS for source in sources if isa not in MATRIX_ISAS or source in MATRIX_KERNELS]
+        jobs = [
+            (isa, source)
+            for isa in ISA_FLAGS
+            for source in sources
+            if isa not in MATRIX_ISAS or source in MATRIX_KERNELS
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return [objects[0] for objects in pool.map(compile_one, jobs)]
 

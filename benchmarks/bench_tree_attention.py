@@ -1,173 +1,139 @@
-"""tree_attention on the CPU against torch's attention over KV that every row has to itself.
+"""tree_attention on the CPU against torch's attention over KV that every row has to itself:
+pytest benchmarks/bench_tree_attention.py.
 
-    python benchmarks/bench_tree_attention.py --threads 1 --csv
-
-Both and two yardsticks run in turns, so that a busy machine slows all of them: ``torch.mm`` in float32 for arithmetic
-and a sum over 256 MB for memory. Percentages are of those. The plan is made once per fork or prune, not per call: its
-time stands in a column of its own.
+The plan is made once per fork or prune and not per call, so it is not timed here (bench_plan.py). Bytes are those of
+the KV, each stored token once; torch gets its copies for nothing, int8 KV as bfloat16.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
+import numpy as np
+import pytest
 import torch
-import typer
-from common import write_rows
+from op_rows import Case, expect_as_exact
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from tts_kernels import _ext
-from tts_kernels.ops.tree_attention import tree_attention
+from tts_kernels.ops.tree_attention import _reference, tree_attention
+from tts_kernels.ops.tree_attention._options import Options
 from tts_kernels.ops.tree_attention._reference import visible_tokens
 from tts_kernels.plan import Plan, make_plan
-from tts_kernels.testing import assert_matches_oracle, peaky
+from tts_kernels.processors import AttentionShape
+from tts_kernels.testing import peaky
+from tts_kernels.testing.trees import TreeShape, balanced
 
 PAGE_SIZE = 16
-ISAS = ("base", "avx2", "avx512")
+# So many are drawn, and repeated in random order.
+DRAWN_PAGES = 256
+SMOLLM2, LLAMA, NARROW = (9, 3, 64), (32, 8, 128), (8, 2, 64)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+ALL = (*FLOATS, torch.int8)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A tree: level i has tokens[i] tokens per node and widths[i] children per node, the last level is leaves."""
+    words: str
+    tree: TreeShape
+    heads: tuple[int, int, int]
+    dtypes: tuple[torch.dtype, ...] = FLOATS[:2]
 
-    name: str
-    tokens: tuple[int, ...]
-    widths: tuple[int, ...]
-    q_heads: int = 9
-    kv_heads: int = 3
-    head_dim: int = 64
-
-    @property
-    def nodes(self) -> list[int]:
-        """Nodes per level."""
-        counts = [1]
-        for width in self.widths:
-            counts.append(counts[-1] * width)
-        return counts
-
-    @property
-    def flops(self) -> int:
-        return 4 * self.head_dim * self.q_heads * self.nodes[-1] * sum(self.tokens)
-
-    def kv_bytes(self, dtype: torch.dtype) -> int:
-        """Every stored token once."""
-        stored = sum(count * tokens for count, tokens in zip(self.nodes, self.tokens, strict=True))
-        return stored * self.kv_heads * 2 * self.head_dim * dtype.itemsize
+    def __str__(self) -> str:
+        q_heads, kv_heads, head_dim = self.heads
+        return f"{self.words}, {q_heads}/{kv_heads} heads of {head_dim}"
 
 
+ROWS_32 = balanced((1, 32), (1024, 32))
+LEVELS = balanced((1, 4, 32, 256), (512, 64, 64, 32))
+ROWS_64 = balanced((1, 64), (2048, 1))
+UNSHARED = balanced((32,), (4096,))
 SHAPES = (
-    Shape("32 rows, 1024 shared + 32 own", (1024, 32), (32,)),
-    Shape("256 rows, 4 levels", (512, 64, 64, 32), (4, 8, 8)),
-    Shape("32 rows, 1024 + 32, llama heads", (1024, 32), (32,), q_heads=32, kv_heads=8, head_dim=128),
-    Shape("1 row, 8192", (8192,), ()),
+    Shape("32 rows, 1,024 shared + 32 own", ROWS_32, SMOLLM2, ALL),
+    Shape("32 rows, 1,024 shared + 32 own", ROWS_32, LLAMA),
+    Shape("64 rows, 2,048 shared", ROWS_64, LLAMA, ALL),
+    Shape("64 rows, 2,048 shared", ROWS_64, NARROW, ALL),
+    Shape("256 rows, 4 levels", LEVELS, SMOLLM2),
+    Shape("1 row, 8,192", balanced((1,), (8192,)), SMOLLM2),
+    Shape("32 rows, 4,096 own", UNSHARED, LLAMA, ALL),
+    Shape("32 rows, 4,096 own", UNSHARED, SMOLLM2),
 )
 
 
-def grow(shape: Shape) -> tuple[object, Tensor]:
-    """A forest with the shape's tree, and its leaves."""
-    forest = _ext.host().Forest(-(-shape.kv_bytes(torch.int8) // (PAGE_SIZE * 2 * shape.head_dim)) + 1024, PAGE_SIZE)
-    level = forest.add_roots(1)
-    forest.append(level, [shape.tokens[0]])
-    for width, tokens in zip(shape.widths, shape.tokens[1:], strict=True):
-        level, _, _ = forest.fork(level, [width] * len(level))
-        forest.append(level, [tokens] * len(level))
-    return forest, level
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of ``tree_attention``. ``scales``: of int8 pages."""
+
+    plan: Plan
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scales: Tensor | None
+
+    @property
+    def options(self) -> dict[str, Tensor]:
+        return {} if self.scales is None else {"k_scales": self.scales, "v_scales": self.scales}
+
+    def run(self, backend: str) -> Tensor:
+        return tree_attention(self.q, self.k, self.v, self.plan, **self.options, backend=backend)  # type: ignore
+
+    def oracle(self) -> Tensor:
+        """The reference on float64 queries, which makes float64 of the keys it reads, row by row."""
+        options = Options(self.q.shape[-1] ** -0.5, 0.0, 0, None, self.scales, self.scales)
+        return _reference.tree_attention(self.q.double(), self.k, self.v, self.plan, options)[0]
+
+    def unshared(self, pages: Tensor) -> Tensor:
+        """[N, Hkv, T, D]: each row's path, gathered as decoding without sharing would store it."""
+        tokens = torch.stack([t.sort().values for t in visible_tokens(self.plan, window=0)])
+        page, offset = tokens // PAGE_SIZE, tokens % PAGE_SIZE
+        values = pages[page, :, offset].to(self.q.dtype)
+        if self.scales is not None:
+            values *= self.scales[page][..., None].to(values.dtype)
+        return values.transpose(1, 2).contiguous()
 
 
-def unshared(pages: Tensor, plan: Plan) -> Tensor:
-    """[N, Hkv, T, D]: each row's path, gathered as decoding without sharing would store it."""
-    tokens = torch.stack([t.sort().values for t in visible_tokens(plan, window=0)])
-    return pages[tokens // PAGE_SIZE, :, tokens % PAGE_SIZE].transpose(1, 2).contiguous()
-
-
-def seconds(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
-
-
-def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Sorted seconds of each, taken in turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(rounds + 2):
-        for name, run in runs.items():
-            spent = seconds(run)
-            if round_ >= 2:
-                times[name].append(spent)
-    return {name: sorted(spent) for name, spent in times.items()}
-
-
-def bench(shape: Shape, dtype: torch.dtype, rounds: int) -> dict[str, object]:
-    forest, leaves = grow(shape)
-    plan_times = sorted(seconds(lambda: make_plan(forest, leaves, [1] * len(leaves))) for _ in range(5))
-    plan = make_plan(forest, leaves, [1] * len(leaves))
+def make_problem(shape: Shape, dtype: torch.dtype) -> Problem:
+    q_heads, kv_heads, head_dim = shape.heads
+    forest, leaves = shape.tree.grow(PAGE_SIZE)
+    compute = torch.bfloat16 if dtype == torch.int8 else dtype
+    heads = AttentionShape(q_heads, kv_heads, head_dim, compute)
+    plan = make_plan(forest, leaves, np.ones(len(leaves), np.int32), shape=heads)
     generator = torch.Generator().manual_seed(0)
-    kv_shape = (int(plan.pages.max()) + 1, shape.kv_heads, PAGE_SIZE, shape.head_dim)
-    k, v = (peaky(*kv_shape, generator=generator, dtype=dtype) for _ in "kv")
-    q = peaky(len(leaves), shape.q_heads, shape.head_dim, generator=generator, dtype=dtype)
-    own_k, own_v = unshared(k, plan), unshared(v, plan)
+    count, scales = int(plan.pages.max()) + 1, None
+    drawn = DRAWN_PAGES, kv_heads, PAGE_SIZE, head_dim
+    if dtype == torch.int8:
+        k, v = (torch.randint(-127, 128, drawn, generator=generator, dtype=torch.int8) for _ in "kv")
+        scales = 0.01 + 0.01 * torch.rand(count, kv_heads, generator=generator)
+    else:
+        k, v = (peaky(*drawn, generator=generator, dtype=dtype) for _ in "kv")
+    k, v = (pages[torch.randint(DRAWN_PAGES, (count,), generator=generator)] for pages in (k, v))
+    q = peaky(len(leaves), q_heads, head_dim, generator=generator, dtype=compute)
+    return Problem(plan, q, k, v, scales)
 
-    oracle, same = (
-        tree_attention(*(x.to(t) for x in (q, k, v)), plan, backend="reference") for t in (torch.double, dtype)
-    )
-    assert_matches_oracle(tree_attention(q, k, v, plan, backend="native"), oracle, same, shape.name)
 
-    square, stream = torch.randn(768, 768), torch.zeros(1 << 26)
-    times = measure(
+def work(shape: Shape, dtype: torch.dtype, problem: Problem) -> tuple[float, float]:
+    """Floating-point operations, and bytes of every stored token once."""
+    q_heads, kv_heads, head_dim = shape.heads
+    seen = int((problem.plan.row_pos + 1).sum())
+    stored = sum(shape.tree.tokens)
+    return 4.0 * head_dim * q_heads * seen, 2.0 * stored * kv_heads * head_dim * dtype.itemsize
+
+
+CASES = [pytest.param(shape, dtype, id=f"{shape}, {dtype}") for shape in SHAPES for dtype in shape.dtypes]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), CASES)
+def test_tree_attention(measure, shape, dtype):
+    problem = make_problem(shape, dtype)
+    expect_as_exact(problem.run("native"), problem.oracle(), problem.run("reference"))
+    own_k, own_v = problem.unshared(problem.k), problem.unshared(problem.v)
+    queries = problem.q[:, :, None]
+    flops, nbytes = work(shape, dtype, problem)
+    measure(
+        Case("tree_attention", str(shape), dtype, flops, nbytes),
         {
-            "native": lambda: tree_attention(q, k, v, plan, backend="native"),
-            "sdpa": lambda: scaled_dot_product_attention(q[:, :, None], own_k, own_v, enable_gqa=True),
-            "mm": lambda: torch.mm(square, square),
-            "stream": lambda: stream.sum(),
+            "native": lambda: problem.run("native"),
+            "sdpa": lambda: scaled_dot_product_attention(queries, own_k, own_v, enable_gqa=True),
+            "reference": lambda: problem.run("reference"),
         },
-        rounds,
     )
-    median = {name: statistics.median(spent) for name, spent in times.items()}
-    flops, nbytes = shape.flops / median["native"] / 1e9, shape.kv_bytes(dtype) / median["native"] / 1e9
-    return {
-        "shape": shape.name,
-        "heads": f"{shape.q_heads}/{shape.kv_heads} d{shape.head_dim}",
-        "dtype": str(dtype).removeprefix("torch."),
-        "isa": ISAS[torch.ops.tts_kernels.cpu_isa()],
-        "ms": round(median["native"] * 1e3, 3),
-        "ms_p20": round(times["native"][rounds // 5] * 1e3, 3),
-        "ms_p80": round(times["native"][rounds * 4 // 5] * 1e3, 3),
-        "gflops": round(flops, 1),
-        "pct_of_mm": round(100 * flops / (2 * 768**3 / median["mm"] / 1e9), 1),
-        "kv_gbs": round(nbytes, 2),
-        "pct_of_stream": round(100 * nbytes / (stream.nbytes / median["stream"] / 1e9), 1),
-        "sdpa_ms": round(median["sdpa"] * 1e3, 3),
-        "speedup": round(median["sdpa"] / median["native"], 2),
-        "plan_ms": round(plan_times[len(plan_times) // 2] * 1e3, 3),
-    }
-
-
-def main(
-    threads: int = 1,
-    rounds: int = 21,
-    only: Annotated[str, typer.Option(help="part of a shape's name")] = "",
-    isa: Annotated[str, typer.Option(help="base, avx2 or avx512; the best this processor has if not given")] = "",
-    csv: Annotated[bool, typer.Option(help="write benchmarks/results/tree_attention.csv")] = False,
-) -> None:
-    reason = _ext.why_not_native()
-    if reason is not None:
-        raise SystemExit(reason)
-    torch.set_num_threads(threads)
-    if isa and not torch.ops.tts_kernels.set_cpu_isa(ISAS.index(isa)):
-        raise SystemExit(f"this processor has no {isa}")
-    rows: list[dict[str, object]] = []
-    for shape in SHAPES:
-        for dtype in (torch.float32, torch.bfloat16) if only in shape.name else ():
-            rows.append(bench(shape, dtype, rounds))
-            typer.echo("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
-    if csv and rows:
-        typer.echo(f"written to {write_rows('tree_attention', rows)}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,4 +1,4 @@
-"""Draws the README's figure and writes its table, both from ``results/*.csv``."""
+"""Draws the README's figures and writes its tables, all from ``results/*.csv``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib
+import plot_bench
+import plot_tables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -91,7 +93,7 @@ def traffic_table(traffic: list[dict[str, str]]) -> list[str]:
     return lines
 
 
-def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: list[dict[str, str]]) -> str:
+def tables(demo: list[dict[str, str]], traffic: list[dict[str, str]]) -> str:
     lines = [
         f"Searches of `make demo` ({demo[0]['problems']} problems; {demo[0]['device']}, one thread):",
         "",
@@ -108,20 +110,11 @@ def tables(demo: list[dict[str, str]], decode: list[dict[str, str]], traffic: li
         ]
         cells += [f"{kv_gigabytes(r):.2f} GB", f"{kv_gigabytes(r, '_unshared'):.2f} GB", r["seconds"]]
         lines.append("| " + " | ".join(cells) + " |")
-    d = decode[0]
-    lines += [
-        "",
-        f"{d['branches']} branches over a prefix of {d['prefix']} tokens, {d['new']} new tokens each, a model of "
-        f"SmolLM2-135M's shape in {d['dtype']} ({d['device']}, threads: {d['threads']}; one run, prefill included):",
-        "",
-        "| system | seconds | new tokens per second |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {r['system']} | {r['seconds']} | {r['tokens_per_second']} |" for r in decode]
     return "\n".join(
         [
             *lines,
             "",
+            *plot_tables.tables(),
             *beam_table(read("beam")),
             "",
             *memory_table(read("prm_memory")),
@@ -233,11 +226,12 @@ def findings_table(findings: list[dict[str, str]]) -> list[str]:
 
 
 def main() -> None:
-    demo, decode, traffic = read("demo"), read("decode"), read("traffic")
+    demo, traffic = read("demo"), read("traffic")
     draw(demo)
     draw_traffic(traffic)
+    plot_bench.draw_all()
     text = README.read_text()
-    block = f"<!-- results -->\n{tables(demo, decode, traffic)}\n<!-- /results -->"
+    block = f"<!-- results -->\n{tables(demo, traffic)}\n<!-- /results -->"
     README.write_text(re.sub(r"<!-- results -->.*<!-- /results -->", lambda _: block, text, flags=re.DOTALL))
 
 
