@@ -112,8 +112,8 @@ struct TileOf<KV, Pair> {
 
 // Queries that go through scores, soft-max and values together, so that their scores stay in the nearest cache.
 constexpr int64_t kChunk = kBlockVecs * kLanes;
-// Products that are summed before they are added to earlier ones: all of a head of this size, or of a tile.
-constexpr int kWideSum = 64;
+// Products that are summed before they are added to earlier ones.
+constexpr int kWideSum = 32;
 // Of the next tile, asked for with each block of a product: there are a few dozen.
 constexpr int kFeedLines = 8;
 
