@@ -14,22 +14,13 @@ from typing import Annotated
 
 import torch
 import typer
+from bench_decode import SMOLLM2_135M
 from common import write_rows
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tts_kernels import BestOfN, Decoder, Problem, Sampling
 
-SMOLLM2_135M = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
 PARTS = {
     "weights": ("tts_kernels::linear", "aten::addmm", "aten::mm"),
     "attention": ("tts_kernels::tree_attention",),

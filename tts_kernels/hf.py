@@ -87,8 +87,9 @@ def tree_attention_forward(
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     softcap, window, backend = softcap or 0.0, sliding_window or 0, tree_cache.backend
-    looks = (q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.stride(-1), scale, softcap, window)
-    if s_aux is None and looks == tree_cache.checked:
+    looks = (q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, scale, softcap, window)
+    # Strided queries are copied where they are checked.
+    if s_aux is None and q.stride(-1) == 1 and looks == tree_cache.checked:
         write, attend = (dispatch(op, backend, q.device) for op in ("write_kv", "tree_attention"))
         write(k, v, k_pages, v_pages, tree_cache.slots, None, None)
         options = Options(scale, softcap, window, None, None, None)

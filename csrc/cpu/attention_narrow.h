@@ -8,8 +8,6 @@ namespace tts::TTS_ISA {
 
 constexpr int kNarrowQueries = 6;
 constexpr int kNarrowVecs = 4;
-// Products that are summed before they are added to earlier ones.
-constexpr int64_t kNarrowSum = 32;
 
 // scores[m][n] = sum_k q[m][k] * token n[k] for one vector of tokens.
 template <int kRows, class KV>
@@ -17,7 +15,7 @@ static void score_tokens(const float* q, int64_t head_dim, const KV* const* toke
   Vec total[kRows];
   for (int64_t k = 0; k < head_dim;) {
     const bool first = k == 0;
-    const int64_t end = head_dim - k < kNarrowSum ? head_dim : k + kNarrowSum;
+    const int64_t end = head_dim - k < kShortSum ? head_dim : k + kShortSum;
     Vec sum[kRows] = {};
     for (; k < end; k += kLanes) {
       Vec columns[kLanes];
@@ -38,7 +36,7 @@ static void add_tokens(const float* weights, const float* keep, const KV* const*
                        int64_t head_dim, int64_t col) {
   for (int64_t k = 0; k < count;) {
     const bool first = k == 0;
-    const int64_t end = count - k < kNarrowSum ? count : k + kNarrowSum;
+    const int64_t end = count - k < kShortSum ? count : k + kShortSum;
     Vec sum[kRows][kVecs] = {};
 #pragma GCC unroll 1
     for (; k < end; ++k) {

@@ -8,8 +8,8 @@
 namespace tts::TTS_ISA {
 
 // How a tile is laid out for products of floats: keys and values as [kTileKeys][head_dim].
-template <class KV>
-struct FloatTile {
+template <class KV, class>
+struct TileOf {
   using Element = float;
   static constexpr bool kValuesAcross = true;
   static constexpr int kPerElement = 1;
@@ -40,11 +40,6 @@ struct FloatTile {
     store(to + stride, odd);
   }
 };
-
-template <class KV, class Element>
-struct TileOf;
-template <class KV>
-struct TileOf<KV, float> : FloatTile<KV> {};
 
 #if defined(__AVX512BF16__)
 // The bits of bfloat16 in the low halves; 8-bit values have no more digits than fit.
@@ -112,8 +107,6 @@ struct TileOf<KV, Pair> {
 
 // Queries that go through scores, soft-max and values together, so that their scores stay in the nearest cache.
 constexpr int64_t kChunk = kBlockVecs * kLanes;
-// Products that are summed before they are added to earlier ones.
-constexpr int kWideSum = 32;
 // Of the next tile, asked for with each block of a product: there are a few dozen.
 constexpr int kFeedLines = 8;
 
@@ -231,14 +224,13 @@ void Wide<KV, Element>::attend_chunk(const TileTokens<KV>& tile, Feed<KV>& feed,
                                      int64_t keys) {
   const auto ask = [&] { feed.ask(kFeedLines); };
   const int64_t padded = round_up(keys, Layout::kKeys);
-  multiply<false, kWideSum>(Panel<Element>{keys_, depth_, q_ + query, stride_, depth_, scores_, kChunk}, padded, vecs,
-                            false, ask);
+  multiply<false>(Panel<Element>{keys_, depth_, q_ + query, stride_, depth_, scores_, kChunk}, padded, vecs, false,
+                  ask);
   for (int64_t v = 0; v < vecs; ++v) weigh(tile, feed, query + v * kLanes, scores_ + v * kLanes, keys);
   const Panel<Element> values{values_, Layout::values_stride(w_.p.head_dim), reinterpret_cast<Element*>(scores_),
                               kChunk,  padded / Layout::kPerElement,         acc_ + query,
                               stride_};
-  multiply<Layout::kValuesAcross, kWideSum>(values, Layout::kPerElement == 2 ? head_rows_ : w_.p.head_dim, vecs, true,
-                                            ask);
+  multiply<Layout::kValuesAcross>(values, Layout::kPerElement == 2 ? head_rows_ : w_.p.head_dim, vecs, true, ask);
 }
 
 // Factors, soft cap and mask: lane i sees keys [low[i], high[i]) of the tile. Returns the largest per lane.

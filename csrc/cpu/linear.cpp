@@ -8,8 +8,6 @@ namespace {
 
 thread_local ThreadScratch scratch, panel_scratch;
 
-// Products that are summed before they are added to earlier ones.
-constexpr int kShortSum = 32;
 // Rows of the weight that are multiplied together, the most elements of their depth at a time, and columns of x: as
 // much of x as the nearest cache holds.
 constexpr int64_t kWeights = 64, kDepth = 256, kColumns = 2 * kLanes;
@@ -75,9 +73,8 @@ class Linear {
         const int64_t width = panel_width(column);
         const Element* panel = panels_ + column * room_ + k * width;
         float* sum = sums + column * kWeights + at * width;
-        multiply<false, kShortSum>(
-            Panel<Element>{elements + k, depth_, panel, width, depth, sum, width, column ? 0 : ahead}, rows,
-            width / kLanes, k > 0);
+        multiply<false>(Panel<Element>{elements + k, depth_, panel, width, depth, sum, width, column ? 0 : ahead}, rows,
+                        width / kLanes, k > 0);
       }
     }
   }
@@ -114,7 +111,7 @@ void run_linear(const LinearParams& p, const Parallel& pool) {
   const int64_t blocks = linear.blocks(), most = pool.num_threads > 1 ? 4 * pool.num_threads : 1;
   const int64_t tasks = blocks < most ? blocks : most;
   for_each_task(pool, tasks, [&](int64_t task) {
-    const MatrixUnit unit;
+    const MatrixUnit<Element> unit;
     linear.run(task * blocks / tasks, (task + 1) * blocks / tasks);
   });
 }

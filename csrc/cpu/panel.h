@@ -61,9 +61,12 @@ inline void prefetch_rows(const Element* a, int64_t lda, int64_t count) {
     for (int r = 0; r < kRows; ++r) __builtin_prefetch(a + r * lda + k, 0, 2);
 }
 
+// So many products are summed before they are added to the sums of the earlier ones: short sums round less.
+constexpr int64_t kShortSum = 32;
+
 // Every element of c adds its products in the order of k, whatever the block it falls into: columns do not depend on
 // how many others there are.
-template <int kRows, int kVecs, bool kAcross, int kShortSum, class Element>
+template <int kRows, int kVecs, bool kAcross, class Element>
 static void multiply_block(const Panel<Element>& p, int64_t row, int64_t col, bool add) {
   const Element *a = p.a + (kAcross ? row : row * p.lda), *b = p.b + col;
   float* c = p.c + row * p.ldc + col;
@@ -94,7 +97,7 @@ static void multiply_block(const Panel<Element>& p, int64_t row, int64_t col, bo
   }
 }
 
-template <bool kAcross, int kShortSum, class Element>
+template <bool kAcross, class Element>
 struct PanelBlocks {
   void (*at[kBlockRows][kBlockVecs])(const Panel<Element>&, int64_t row, int64_t col, bool add) = {};
 
@@ -104,8 +107,7 @@ struct PanelBlocks {
   }
   template <int kRows, int kVecs>
   constexpr void set() {
-    if constexpr (kRows <= block_rows(kVecs))
-      at[kRows - 1][kVecs - 1] = multiply_block<kRows, kVecs, kAcross, kShortSum, Element>;
+    if constexpr (kRows <= block_rows(kVecs)) at[kRows - 1][kVecs - 1] = multiply_block<kRows, kVecs, kAcross, Element>;
   }
 };
 
@@ -114,9 +116,8 @@ struct Nothing {
 };
 
 // The product for `rows` rows and `vecs` vectors of columns, in blocks as even as they can be. between() is called once
-// for each block. So many products as kShortSum are summed before they are added to those before: short sums round
-// less.
-template <bool kAcross, int kShortSum, class Element, class Between = Nothing>
+// for each block.
+template <bool kAcross, class Element, class Between = Nothing>
 static void multiply(const Panel<Element>& p, int64_t rows, int64_t vecs, bool add, const Between& between = {}) {
 #if defined(__AMX_BF16__)
   if constexpr (std::is_same_v<Element, Pair>) {
@@ -125,8 +126,7 @@ static void multiply(const Panel<Element>& p, int64_t rows, int64_t vecs, bool a
     return amx::multiply(operands, rows, vecs * kLanes, add, between);
   }
 #endif
-  static constexpr PanelBlocks<kAcross, kShortSum, Element> blocks(
-      std::make_integer_sequence<int, kBlockRows * kBlockVecs>{});
+  static constexpr PanelBlocks<kAcross, Element> blocks(std::make_integer_sequence<int, kBlockRows * kBlockVecs>{});
   for (int64_t col = 0, cols; col < vecs; col += cols) {
     cols = vecs - col < kBlockVecs ? vecs - col : vecs - col == kBlockVecs + 1 ? 2 : kBlockVecs;
     const int64_t row_blocks = (rows + block_rows(cols) - 1) / block_rows(cols);
@@ -138,13 +138,14 @@ static void multiply(const Panel<Element>& p, int64_t rows, int64_t vecs, bool a
   }
 }
 
-#if defined(__AMX_BF16__)
-using MatrixUnit = amx::Tiles;
-#else
-// What must be alive while panels are multiplied: nothing here.
+// What must be alive while panels of this element are multiplied: nothing for most.
+template <class Element>
 struct MatrixUnit {
   MatrixUnit() {}
 };
+#if defined(__AMX_BF16__)
+template <>
+struct MatrixUnit<Pair> : amx::Tiles {};
 #endif
 
 // Rows of a, and its depth in pairs, come in multiples of these: the matrix unit reads whole tiles.

@@ -129,7 +129,7 @@ void tree_attention(const TreeAttentionParams& p, const Parallel& pool) {
   with_types(p, [&](auto kv, auto element) {
     using Task = UnitTask<decltype(kv), decltype(element)>;
     for_each_task(pool, p.num_units * p.kv_heads, [&](int64_t task) {
-      const MatrixUnit unit;
+      const MatrixUnit<decltype(element)> unit;
       Task(p, p.units[task / p.kv_heads], task % p.kv_heads).run();
     });
   });
